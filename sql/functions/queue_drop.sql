@@ -1,0 +1,38 @@
+create or replace function queue_drop(
+    queue text
+)
+returns boolean
+language plpgsql
+volatile
+security definer
+set search_path from current
+as $$
+#variable_conflict use_column
+declare
+    v_found boolean := false;
+begin
+    if octet_length(queue_drop.queue) between 1 and 255 is not true then
+        perform _queue_refuse_name(queue_drop.queue);
+    end if;
+    delete from queue_setting s where s.queue = queue_drop.queue;
+    v_found := found;
+    delete from queue_job j where j.queue = queue_drop.queue;
+    v_found := v_found or found;
+    delete from queue_dead d where d.queue = queue_drop.queue;
+    return v_found or found;
+end
+$$;
+
+comment on function queue_drop is $$
+Remove a queue with all that is in it: jobs, dead jobs and settings.
+
+Waits for transactions that are taking jobs from it. A put afterwards makes the queue anew.
+
+**queue**: name of the queue.
+
+Returns true if there was anything to remove.
+
+Errors: 22023 for a bad name.
+
+    select queue_drop('apples');
+$$;

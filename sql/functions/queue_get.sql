@@ -1,0 +1,134 @@
+create or replace function queue_get(
+    queue text,
+    count integer default 1,
+    promote boolean default false
+)
+returns table (
+    id bigint,
+    data jsonb,
+    data_text text,
+    data_bytes bytea,
+    priority integer,
+    enqueued_at timestamptz,
+    schedule_at timestamptz,
+    expected_at timestamptz,
+    attempts integer,
+    max_attempts integer,
+    last_error text,
+    progress_count bigint,
+    consumer text,
+    dedupe_key text,
+    headers jsonb
+)
+language plpgsql
+volatile
+rows 1
+security definer
+set search_path from current
+-- A plan made while the table was empty, or its statistics stale, would scan and sort all
+-- of it for as long as the session keeps that plan; and a count unknown to the generic plan
+-- would have each call planned anew (2,000 calls/s instead of 5,000).
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_sort = off
+as $$
+#variable_conflict use_column
+declare
+    v_now timestamptz := clock_timestamp();
+    v_paused boolean;
+    v_due boolean;
+    v_ids bigint[];
+begin
+    if octet_length(queue_get.queue) between 1 and 255 is not true then
+        perform _queue_refuse_name(queue_get.queue);
+    end if;
+    if queue_get.count >= 1 is not true then
+        perform _queue_refuse_count(queue_get.count);
+    end if;
+
+    select
+        exists (select from queue_setting s where s.queue = queue_get.queue and s.paused),
+        (
+            select j.ready_at
+            from queue_job j
+            where j.queue = queue_get.queue and j.ready_at is not null
+            order by j.ready_at
+            limit 1
+        ) <= v_now
+    into v_paused, v_due;
+    if v_paused then
+        return;
+    end if;
+    if v_due and queue_get.promote then
+        -- Steps of a bounded size: 200,000 jobs that come due together must not make this
+        -- call wait for all of them.
+        perform _queue_promote(queue_get.queue, v_now, greatest(100, queue_get.count));
+        v_due := false;
+    end if;
+
+    if v_due is not true then
+        v_ids := array(
+            select j.id
+            from queue_job j
+            where j.queue = queue_get.queue and j.ready_at is null
+            order by j.rank, j.expected_at, j.id
+            limit queue_get.count
+            for update skip locked
+        );
+    else
+        v_ids := _queue_pick(queue_get.queue, v_now, queue_get.count);
+    end if;
+
+    return query
+    with taken as (
+        delete from queue_job j
+        where j.queue = queue_get.queue and j.id = any (v_ids)
+        returning j.*
+    )
+    select
+        t.id,
+        t.data,
+        t.data_text,
+        t.data_bytes,
+        - t.rank,
+        t.enqueued_at,
+        t.schedule_at,
+        nullif(t.expected_at, 'infinity'),
+        t.attempts,
+        t.max_attempts,
+        t.last_error,
+        t.progress_count,
+        t.consumer,
+        t.dedupe_key,
+        t.headers
+    from taken t
+    order by t.rank, t.expected_at, t.id;
+end
+$$;
+
+comment on function queue_get is $$
+Take jobs out of a queue, in the caller's transaction.
+
+The jobs leave the queue when the transaction commits; until then nobody else sees them,
+and after a rollback, or when the connection is lost, it is as if they had never been
+taken. What the caller writes in the same transaction stands or falls with that: each job
+has exactly one effect. Made for short work; an open transaction holds back vacuum for the
+whole server.
+
+Jobs come in the order: higher priority, then earlier expected_at, then lower id. Jobs that
+others hold are passed over. A paused queue gives none.
+
+**queue**: name of the queue.
+**count**: take up to this many, 1 by default.
+**promote**: true only from a caller who commits at once. It also moves a bounded number of
+other jobs that have come due to the ready ones, for all takers; they would be hidden for as
+long as the transaction stays open. Without it only the jobs taken are touched, and of more
+than about 100 jobs that come due at once, those due first are considered first.
+
+Returns one row for each job, none if there is nothing to take.
+
+Errors: 22023 for a bad name or a count below 1; 40001 above READ COMMITTED, where another
+transaction took the job first: roll back and try again.
+
+    select id, data from queue_get('apples');
+$$;

@@ -1,0 +1,116 @@
+create or replace function queue_put(
+    queue text,
+    data jsonb default null,
+    schedule_at timestamptz default null,
+    expected_at timestamptz default null,
+    priority integer default 0,
+    dedupe_key text default null,
+    headers jsonb default null,
+    max_attempts integer default null,
+    schedule_in interval default null,
+    expected_in interval default null,
+    data_text text default null,
+    data_bytes bytea default null,
+    notify boolean default true
+)
+returns bigint
+language plpgsql
+volatile
+security definer
+set search_path from current
+as $$
+#variable_conflict use_column
+declare
+    v_now timestamptz := clock_timestamp();
+    v_schedule_at timestamptz;
+    v_expected_at timestamptz := 'infinity';
+    v_id bigint;
+begin
+    if octet_length(queue_put.queue) between 1 and 255 is not true then
+        perform _queue_refuse_name(queue_put.queue);
+    end if;
+    if queue_put.data_text is null and queue_put.data_bytes is null then
+        queue_put.data := coalesce(queue_put.data, 'null');
+    elsif num_nonnulls(queue_put.data, queue_put.data_text, queue_put.data_bytes) > 1 then
+        raise exception using
+            errcode = 'invalid_parameter_value',
+            message = 'more than one of data, data_text and data_bytes is given',
+            hint = 'A job holds one of the three.';
+    end if;
+    if queue_put.schedule_at is not null or queue_put.schedule_in is not null then
+        v_schedule_at := _queue_time('schedule', queue_put.schedule_at, queue_put.schedule_in, v_now);
+    end if;
+    if queue_put.expected_at is not null or queue_put.expected_in is not null then
+        v_expected_at := _queue_time('expected', queue_put.expected_at, queue_put.expected_in, v_now);
+    end if;
+
+    -- A job put again under its key waits here for a transaction that holds the key, and
+    -- loops when that transaction took the job away between the insert and the look-up.
+    loop
+        insert into queue_job (
+            queue, enqueued_at, ready_at, schedule_at, expected_at, rank,
+            dedupe_key, headers, max_attempts, data, data_text, data_bytes
+        )
+        values (
+            queue_put.queue,
+            v_now,
+            case when v_schedule_at > v_now then v_schedule_at end,
+            v_schedule_at,
+            v_expected_at,
+            - coalesce(queue_put.priority, 0),
+            queue_put.dedupe_key,
+            queue_put.headers,
+            queue_put.max_attempts,
+            queue_put.data,
+            queue_put.data_text,
+            queue_put.data_bytes
+        )
+        on conflict (queue, dedupe_key) where dedupe_key is not null do nothing
+        returning id into v_id;
+        exit when found;
+        v_id := _queue_find(queue_put.queue, queue_put.dedupe_key);
+        if v_id is not null then
+            return v_id;
+        end if;
+    end loop;
+
+    if queue_put.notify then
+        perform pg_notify(queue_channel(queue_put.queue), '');
+    end if;
+    return v_id;
+end
+$$;
+
+comment on function queue_put is $$
+Put one job into a queue.
+
+The job is there for others when the caller's transaction commits. The queue needs no
+making.
+
+**queue**: name of the queue, 1 to 255 bytes, any character but NUL.
+**data**: the job's data as JSON; null is JSON's null.
+**schedule_at**: the job can't be taken before this time. A time that has passed means now.
+**expected_at**: the time by which the job should be worked on; of two jobs with the same
+priority the one expected earlier comes first, and one without an expectation last.
+**priority**: higher comes first; 0 by default, negative is fine.
+**dedupe_key**: while a job with this key is in the queue, another put with the same key
+stores nothing and returns the id of the job that is there.
+**headers**: anything for the consumer that is not the data, a trace context for example.
+**max_attempts**: how often the job may be tried before it counts as dead; by default as
+the queue says.
+**schedule_in**, **expected_in**: the same two times as an interval from now, by the
+server's clock; a negative interval means now.
+**data_text**, **data_bytes**: text or bytes instead of JSON, stored as they are.
+**notify**: false leaves sleeping consumers asleep until they poll. Needed in a transaction
+that is to be prepared (two-phase commit), which can't notify.
+
+Returns the job's id.
+
+Errors: 22023 for a bad name or arguments that exclude each other; 22008 for an infinite or
+impossible time; 22003 for the priority -2147483648, which has no opposite; 22P02, 22P05 or
+54001 for text that is not JSON, is not Unicode or is nested too deep; 40001 where the key
+is being put by another transaction and the isolation level is above READ COMMITTED.
+
+    select queue_put('apples', '{"kind": "Cox"}');
+    select queue_put('apples', '{"kind": "Cox"}', schedule_in => '5m', priority => 10);
+$$;

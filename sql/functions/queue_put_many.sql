@@ -1,0 +1,139 @@
+create or replace function queue_put_many(
+    queue text,
+    data jsonb[] default null,
+    schedule_at timestamptz default null,
+    expected_at timestamptz default null,
+    priority integer default 0,
+    dedupe_keys text[] default null,
+    headers jsonb default null,
+    max_attempts integer default null,
+    schedule_in interval default null,
+    expected_in interval default null,
+    data_text text[] default null,
+    data_bytes bytea[] default null,
+    notify boolean default true
+)
+returns setof bigint
+language plpgsql
+volatile
+security definer
+set search_path from current
+as $$
+#variable_conflict use_column
+declare
+    v_now timestamptz := clock_timestamp();
+    v_schedule_at timestamptz;
+    v_expected_at timestamptz := 'infinity';
+    v_size integer := coalesce(cardinality(data), cardinality(data_text), cardinality(data_bytes), 0);
+    v_ids bigint[];
+    v_item record;
+begin
+    if octet_length(queue_put_many.queue) between 1 and 255 is not true then
+        perform _queue_refuse_name(queue_put_many.queue);
+    end if;
+    if num_nonnulls(queue_put_many.data, queue_put_many.data_text, queue_put_many.data_bytes) > 1 then
+        raise exception using
+            errcode = 'invalid_parameter_value',
+            message = 'more than one of data, data_text and data_bytes is given',
+            hint = 'A job holds one of the three; put jobs of different kinds in different calls.';
+    end if;
+    if array_position(queue_put_many.data_text, null) is not null
+        or array_position(queue_put_many.data_bytes, null) is not null
+    then
+        raise exception using
+            errcode = 'null_value_not_allowed',
+            message = 'an element of data_text or data_bytes is null',
+            hint = 'Only JSON has a null to store; leave the element out, or put it as JSON.';
+    end if;
+    if cardinality(queue_put_many.dedupe_keys) <> v_size then
+        raise exception using
+            errcode = 'array_subscript_error',
+            message = format('%s dedupe_keys are given for %s jobs', cardinality(queue_put_many.dedupe_keys), v_size),
+            hint = 'Give one key for each job; a null key is no key.';
+    end if;
+    if queue_put_many.schedule_at is not null or queue_put_many.schedule_in is not null then
+        v_schedule_at := _queue_time('schedule', queue_put_many.schedule_at, queue_put_many.schedule_in, v_now);
+    end if;
+    if queue_put_many.expected_at is not null or queue_put_many.expected_in is not null then
+        v_expected_at := _queue_time('expected', queue_put_many.expected_at, queue_put_many.expected_in, v_now);
+    end if;
+
+    if v_size = 0 then
+        return;
+    end if;
+
+    if queue_put_many.dedupe_keys is null then
+        -- Ids are given out in the order in which the rows arrive at the insert.
+        return query
+        insert into queue_job (
+            queue, enqueued_at, ready_at, schedule_at, expected_at, rank,
+            headers, max_attempts, data, data_text, data_bytes
+        )
+        select
+            queue_put_many.queue,
+            v_now,
+            case when v_schedule_at > v_now then v_schedule_at end,
+            v_schedule_at,
+            v_expected_at,
+            - coalesce(queue_put_many.priority, 0),
+            queue_put_many.headers,
+            queue_put_many.max_attempts,
+            case when queue_put_many.data is not null then coalesce(u.data, 'null') end,
+            u.data_text,
+            u.data_bytes
+        from unnest(queue_put_many.data, queue_put_many.data_text, queue_put_many.data_bytes)
+            with ordinality as u (data, data_text, data_bytes, n)
+        order by u.n
+        returning id;
+    else
+        -- Sorted by key, so that two batches that share keys in different orders wait for
+        -- each other instead of running into a deadlock.
+        v_ids := array_fill(null::bigint, array[v_size]);
+        for v_item in
+            select u.*
+            from unnest(
+                queue_put_many.data, queue_put_many.data_text, queue_put_many.data_bytes, queue_put_many.dedupe_keys
+            ) with ordinality as u (data, data_text, data_bytes, dedupe_key, n)
+            order by u.dedupe_key collate "C", u.n
+        loop
+            v_ids[v_item.n] := queue_put(
+                queue => queue_put_many.queue,
+                data => v_item.data,
+                data_text => v_item.data_text,
+                data_bytes => v_item.data_bytes,
+                dedupe_key => v_item.dedupe_key,
+                schedule_at => v_schedule_at,
+                expected_at => nullif(v_expected_at, 'infinity'),
+                priority => queue_put_many.priority,
+                headers => queue_put_many.headers,
+                max_attempts => queue_put_many.max_attempts,
+                notify => false
+            );
+        end loop;
+        return query select u.id from unnest(v_ids) with ordinality as u (id, n) order by u.n;
+    end if;
+
+    if queue_put_many.notify then
+        perform pg_notify(queue_channel(queue_put_many.queue), '');
+    end if;
+end
+$$;
+
+comment on function queue_put_many is $$
+Put many jobs into a queue at once, in one statement: all of them or none.
+
+**queue**: name of the queue.
+**data**: one JSON value for each job; a null element is JSON's null.
+**dedupe_keys**: one key for each job, as in `queue_put`; a null element is no key.
+**data_text**, **data_bytes**: text or bytes instead of JSON; no element may be null.
+
+The other arguments are those of `queue_put` and hold for every job of the batch.
+
+Returns the jobs' ids in the order of the array. Where a key is already in the queue, or
+twice in the batch, it is the id of the job that is there.
+
+Errors: those of `queue_put`; 2202E where the number of keys is not the number of jobs;
+22004 for a null text.
+
+    select * from queue_put_many('apples', array['{"kind": "Cox"}', '{"kind": "Gala"}']::jsonb[]);
+$$;

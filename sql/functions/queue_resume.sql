@@ -1,0 +1,34 @@
+create or replace function queue_resume(
+    queue text
+)
+returns boolean
+language plpgsql
+volatile
+security definer
+set search_path from current
+as $$
+#variable_conflict use_column
+begin
+    if octet_length(queue_resume.queue) between 1 and 255 is not true then
+        perform _queue_refuse_name(queue_resume.queue);
+    end if;
+    update queue_setting s set paused = false where s.queue = queue_resume.queue and s.paused;
+    if not found then
+        return false;
+    end if;
+    perform pg_notify(queue_channel(queue_resume.queue), '');
+    return true;
+end
+$$;
+
+comment on function queue_resume is $$
+End the pause of a queue and wake the consumers that sleep on it.
+
+**queue**: name of the queue.
+
+Returns true if the queue was paused.
+
+Errors: 22023 for a bad name.
+
+    select queue_resume('apples');
+$$;

@@ -1,0 +1,57 @@
+create or replace function queue_update(
+    queue text,
+    id bigint,
+    data jsonb default null,
+    data_text text default null,
+    data_bytes bytea default null
+)
+returns boolean
+language plpgsql
+volatile
+security definer
+set search_path from current
+set enable_seqscan = off
+as $$
+#variable_conflict use_column
+begin
+    if octet_length(queue_update.queue) between 1 and 255 is not true then
+        perform _queue_refuse_name(queue_update.queue);
+    end if;
+    if num_nonnulls(queue_update.data, queue_update.data_text, queue_update.data_bytes) > 1 then
+        raise exception using
+            errcode = 'invalid_parameter_value',
+            message = 'more than one of data, data_text and data_bytes is given',
+            hint = 'A job holds one of the three.';
+    end if;
+    if num_nonnulls(queue_update.data_text, queue_update.data_bytes) = 0 then
+        queue_update.data := coalesce(queue_update.data, 'null');
+    end if;
+    with held as materialized (
+        select j.id
+        from queue_job j
+        where j.queue = queue_update.queue and j.id = queue_update.id
+        for update skip locked
+    )
+    update queue_job j
+    set data = queue_update.data,
+        data_text = queue_update.data_text,
+        data_bytes = queue_update.data_bytes
+    where j.queue = queue_update.queue and j.id = any (array(select held.id from held));
+    return found;
+end
+$$;
+
+comment on function queue_update is $$
+Replace the data of a job that is in the queue, ready or waiting. Nothing else of it changes.
+
+**queue**, **id**: the job.
+**data**: the new data as JSON; or **data_text** or **data_bytes**, as in `queue_put`.
+
+Returns true if the data was replaced; false if there is no such job, or a transaction is
+taking it at this moment (the call does not wait for that transaction's end).
+
+Errors: 22023 for a bad name or more than one kind of data; 22P02, 22P05 or 54001 for text
+that is not JSON, is not Unicode or is nested too deep.
+
+    select queue_update('apples', 42, '{"kind": "Gala"}');
+$$;

@@ -1,0 +1,126 @@
+-- The queue's tables, as they are now.
+--
+-- A *queue* is a name. It needs no making: the first job put under the name makes it.
+-- `queue_setting` holds a row only for a queue that somebody configured or paused.
+--
+-- A *job* is one row of `queue_job` from the moment its put is committed until it is
+-- done. It is in one of two conditions, told apart by one column:
+--
+--     ready      ready_at is null       it may be taken now
+--     waiting    ready_at is not null   it becomes ready at that time
+--
+-- Three kinds of job wait, by the same mechanism: one scheduled for later, one backing
+-- off after an error, and one leased to a consumer (a lease that runs out makes its job
+-- ready again, without anybody's help). Each condition has an index of its own, so that
+-- a million jobs scheduled for tomorrow cost the taker of today's jobs nothing.
+--
+-- A job is taken in the order: higher priority, then earlier expected_at (none comes
+-- last), then lower id. All three are stored so that they sort upwards, which is what an
+-- index scan and a row comparison need: `rank` is minus the priority, and no expectation
+-- is 'infinity'.
+--
+-- Its life, transactional: queue_put -> queue_get, which deletes the row in the caller's
+-- transaction. Commit, and the job is done; rollback, and it was never taken.
+-- Its life, leased: queue_put -> lease -> complete, or error and wait, or, out of
+-- attempts or unreadable, a row in `queue_dead` that says why. Nothing is thrown away.
+--
+-- Every statement names its queue, and the primary key starts with it: that is how the
+-- table can be partitioned or distributed by queue. No foreign keys point here: they
+-- would cost each put and get a look-up, and protect nothing that a queue has.
+--
+-- This file and functions/ are the truth; migrations/ say how a database gets here.
+-- All names are unqualified: whoever runs the files sets the search_path to the schema
+-- of the installation, and every function pins it (`set search_path from current`).
+
+create table queue_job (
+    -- Fixed widths first, the widest first: 16 bytes less per row than in reading order.
+    id bigint generated always as identity,
+    expected_at timestamptz not null default 'infinity',
+    ready_at timestamptz,
+    enqueued_at timestamptz not null,
+    schedule_at timestamptz,
+    -- The true end of the lease. Not indexed, so that a heartbeat is a HOT update; when
+    -- ready_at has passed, whoever comes by looks here and pushes ready_at on.
+    lease_until timestamptz,
+    progress_count bigint,
+    rank integer not null default 0,
+    attempts integer not null default 0,
+    max_attempts integer,
+    receipt uuid,
+    -- "C" sorts by bytes: fastest, the same everywhere, and an upgrade of the system's
+    -- collations can't corrupt the indexes.
+    queue text collate "C" not null,
+    dedupe_key text collate "C",
+    consumer text,
+    last_error text,
+    headers jsonb,
+    -- One object for each failed attempt: attempt, at, consumer, error.
+    history jsonb,
+    -- What was put: exactly one of these three is not null. Over about 2 kB they are
+    -- stored out of line and not copied when the rest of the row changes.
+    data jsonb,
+    data_text text,
+    data_bytes bytea,
+    constraint queue_job_pkey primary key (queue, id)
+) with (
+    -- A queue's table is small and dies fast: what matters is the number of dead rows at
+    -- its head, not their share of the table.
+    autovacuum_vacuum_scale_factor = 0,
+    autovacuum_vacuum_threshold = 5000,
+    autovacuum_vacuum_insert_scale_factor = 0.5,
+    autovacuum_analyze_scale_factor = 0.2,
+    autovacuum_analyze_threshold = 5000,
+    autovacuum_vacuum_cost_delay = 0
+);
+
+comment on table queue_job is
+    'The live jobs of all queues: ready, scheduled, backing off or leased. Written by the queue_ functions only.';
+
+-- The predicates are literal: with a parameter in them a generic plan can't use the index.
+create index queue_job_ready_idx on queue_job (queue, rank, expected_at, id) where ready_at is null;
+
+create index queue_job_waiting_idx on queue_job (queue, ready_at) where ready_at is not null;
+
+create unique index queue_job_dedupe_idx on queue_job (queue, dedupe_key) where dedupe_key is not null;
+
+create table queue_dead (
+    id bigint not null,
+    died_at timestamptz not null,
+    expected_at timestamptz,
+    enqueued_at timestamptz,
+    schedule_at timestamptz,
+    priority integer not null default 0,
+    attempts integer not null default 0,
+    max_attempts integer,
+    queue text collate "C" not null,
+    reason text not null,
+    dedupe_key text,
+    consumer text,
+    headers jsonb,
+    history jsonb,
+    data jsonb,
+    data_text text,
+    data_bytes bytea,
+    constraint queue_dead_pkey primary key (queue, id)
+);
+
+comment on table queue_dead is
+    'Jobs that are out of attempts, can''t be decoded or were refused, each with the reason.';
+
+create index queue_dead_died_at_idx on queue_dead (queue, died_at);
+
+create table queue_setting (
+    queue text collate "C" not null,
+    created_at timestamptz not null default now(),
+    paused boolean not null default false,
+    max_attempts integer,
+    lease_for interval,
+    retry_in interval,
+    max_depth bigint,
+    max_bytes integer,
+    keep_dead_for interval,
+    constraint queue_setting_pkey primary key (queue)
+);
+
+comment on table queue_setting is
+    'Queues that were created or paused by name. A queue without a row here works with the defaults.';
