@@ -20,3 +20,5 @@ $$;
 
 comment on function _queue_find is
     'Private: the id of the live job with this dedupe_key, null if there is none.';
+
+revoke all on function _queue_find from public;

@@ -64,3 +64,5 @@ $$;
 
 comment on function _queue_pick is
     'Private: lock the best COUNT jobs among the ready and those that have come due, and nothing else. Gives their ids.';
+
+revoke all on function _queue_pick from public;

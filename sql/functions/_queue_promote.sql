@@ -33,3 +33,5 @@ $$;
 
 comment on function _queue_promote is
     'Private: move up to COUNT jobs that have come due from the waiting to the ready, those due first. They stay locked until the transaction ends: only for callers who commit at once.';
+
+revoke all on function _queue_promote from public;

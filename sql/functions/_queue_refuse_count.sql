@@ -17,3 +17,5 @@ $$;
 
 comment on function _queue_refuse_count is
     'Private: the error for a count of jobs that is null or below 1 (22023).';
+
+revoke all on function _queue_refuse_count from public;

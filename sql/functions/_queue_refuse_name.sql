@@ -21,3 +21,5 @@ $$;
 
 comment on function _queue_refuse_name is
     'Private: the error for a name of a queue that is missing, empty or over 255 bytes (22023). The callers test, so that a good name costs no call.';
+
+revoke all on function _queue_refuse_name from public;

@@ -30,3 +30,5 @@ $$;
 
 comment on function _queue_time is
     'Private: the moment that NAME_at or NAME_in mean. Both given: 22023. Infinite: 22008.';
+
+revoke all on function _queue_time from public;

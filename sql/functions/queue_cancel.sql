@@ -38,3 +38,5 @@ Errors: 22023 for a bad name.
 
     select queue_cancel('apples', 42);
 $$;
+
+revoke all on function queue_cancel from public;

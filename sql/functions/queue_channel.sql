@@ -28,3 +28,5 @@ Returns the name, 63 bytes at most.
 
     select format('listen %I', queue_channel('apples')) \gexec
 $$;
+
+revoke all on function queue_channel from public;

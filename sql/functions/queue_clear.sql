@@ -42,3 +42,5 @@ Errors: 22023 for a bad name.
 
     select queue_clear('apples');
 $$;
+
+revoke all on function queue_clear from public;

@@ -41,3 +41,5 @@ Errors: 22023 for a bad name.
 
     select queue_count('apples');
 $$;
+
+revoke all on function queue_count from public;

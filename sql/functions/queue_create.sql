@@ -29,3 +29,5 @@ Errors: 22023 for a bad name.
 
     select queue_create('apples');
 $$;
+
+revoke all on function queue_create from public;

@@ -36,3 +36,5 @@ Errors: 22023 for a bad name.
 
     select queue_drop('apples');
 $$;
+
+revoke all on function queue_drop from public;

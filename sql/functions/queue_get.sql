@@ -132,3 +132,5 @@ transaction took the job first: roll back and try again.
 
     select id, data from queue_get('apples');
 $$;
+
+revoke all on function queue_get from public;

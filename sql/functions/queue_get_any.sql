@@ -65,3 +65,5 @@ Errors: those of `queue_get`.
 
     select queue, id, data from queue_get_any(array['urgent', 'apples']);
 $$;
+
+revoke all on function queue_get_any from public;

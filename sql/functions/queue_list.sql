@@ -67,3 +67,5 @@ Errors: 22023 for a bad name or a count below 1.
 
     select id, data, ready_at from queue_list('apples', scheduled => true, count => 10);
 $$;
+
+revoke all on function queue_list from public;

@@ -32,3 +32,5 @@ Errors: 22023 for a bad name.
 
     select queue_pause('apples');
 $$;
+
+revoke all on function queue_pause from public;

@@ -114,3 +114,5 @@ is being put by another transaction and the isolation level is above READ COMMIT
     select queue_put('apples', '{"kind": "Cox"}');
     select queue_put('apples', '{"kind": "Cox"}', schedule_in => '5m', priority => 10);
 $$;
+
+revoke all on function queue_put from public;

@@ -137,3 +137,5 @@ Errors: those of `queue_put`; 2202E where the number of keys is not the number o
 
     select * from queue_put_many('apples', array['{"kind": "Cox"}', '{"kind": "Gala"}']::jsonb[]);
 $$;
+
+revoke all on function queue_put_many from public;

@@ -32,3 +32,5 @@ Errors: 22023 for a bad name.
 
     select queue_resume('apples');
 $$;
+
+revoke all on function queue_resume from public;

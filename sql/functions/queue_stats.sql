@@ -77,3 +77,5 @@ Errors: 22023 for a bad name.
 
     select * from queue_stats('apples');
 $$;
+
+revoke all on function queue_stats from public;

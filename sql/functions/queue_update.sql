@@ -55,3 +55,5 @@ that is not JSON, is not Unicode or is nested too deep.
 
     select queue_update('apples', 42, '{"kind": "Gala"}');
 $$;
+
+revoke all on function queue_update from public;

@@ -16,3 +16,5 @@ Returns four digits.
 
     select queue_version();
 $$;
+
+revoke all on function queue_version from public;

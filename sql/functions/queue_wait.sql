@@ -45,3 +45,5 @@ Errors: 22023 for a bad name.
 
     select queue_wait('apples');
 $$;
+
+revoke all on function queue_wait from public;
