@@ -1,0 +1,227 @@
+"""PQ: a database's queues, by name."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+import psycopg
+
+from .._compat import async_call
+from .._version import SCHEMA_VERSION
+from ..calls import Call, Calls, Stats
+from ..codecs import Serializer
+from ..errors import Closed, ConnectionBusy, VersionMismatch
+from ..hosts import find_async_host
+from .queue import AsyncQueue, AsyncQueueSet
+from .session import AsyncDialSource, AsyncPoolSource, AsyncSession, AsyncSource
+from .transaction import AsyncTransaction, innermost
+
+if TYPE_CHECKING:
+    from psycopg_pool import AsyncConnectionPool
+
+T = TypeVar("T")
+
+
+class AsyncPQ:
+    """The queues of one schema of one database, by name: `pq["apples"]`.
+
+    Args:
+        conn: a psycopg connection (its transactions stay yours: a call on an idle connection is a
+            transaction of its own, a call in an open transaction joins it); or a connection or
+            session that Django or SQLAlchemy own; or the address of a database, as a URL or in
+            libpq's "key=value" form, whose connections are made when needed.
+        pool: a pool of psycopg_pool's instead, for threads or tasks.
+        schema: where the queue is installed.
+
+    Safe to share between threads or tasks with a pool or an address. With a single connection they
+    take turns, and while one has a transaction open the others get `ConnectionBusy`.
+    """
+
+    def __init__(
+        self,
+        conn: psycopg.AsyncConnection[Any] | str | Any | None = None,
+        *,
+        pool: AsyncConnectionPool[Any] | None = None,
+        schema: str = "public",
+    ) -> None:
+        if (conn is None) == (pool is None):
+            raise TypeError("PQ takes a connection, an address or a pool: one of them")
+        self.schema = schema
+        self.calls = Calls(schema)
+        self._queues: dict[str, AsyncQueue] = {}
+        self._closed = False
+        self._checked = False
+        self._source = self._make_source(conn, pool)
+
+    def _make_source(self, conn: Any, pool: AsyncConnectionPool[Any] | None) -> AsyncSource:
+        if pool is not None:
+            return AsyncPoolSource(self.schema, pool)
+        if isinstance(conn, str):
+            return AsyncDialSource(self.schema, conn)
+        if isinstance(conn, psycopg.AsyncConnection):
+            return AsyncSource(self.schema, conn=conn)
+        host = find_async_host(conn)
+        if host is None:
+            raise TypeError(
+                f"PQ can't use a {type(conn).__module__}.{type(conn).__qualname__}: "
+                f"give it a psycopg.{psycopg.AsyncConnection.__name__}, an address, or pool="
+            )
+        return AsyncSource(self.schema, host=host)
+
+    @classmethod
+    def embedded(cls, path: str | Path | None = None, *, schema: str = "public") -> AsyncPQ:
+        """The queues of a PostgreSQL server of this package's own, started if need be. For development.
+
+        Args:
+            path: the folder of its data; by default one of the user's. It is used again next time.
+            schema: where the queue is installed; `create` installs it.
+        """
+        from ..embedded import start
+
+        return cls(start(path), schema=schema)
+
+    @overload
+    def __getitem__(self, name: str) -> AsyncQueue: ...
+
+    @overload
+    def __getitem__(self, name: tuple[str, ...]) -> AsyncQueueSet: ...
+
+    def __getitem__(self, name: str | tuple[str, ...]) -> AsyncQueue | AsyncQueueSet:
+        """The queue of this name, or a set of queues: `pq["a", "b"]`.
+
+        A name that ends in "/pickle" stores and reads pickles: for producers that you trust.
+
+        Raises:
+            BadName: not 1 to 255 bytes of text; a ValueError.
+        """
+        if isinstance(name, tuple):
+            return AsyncQueueSet(self, name)
+        if name not in self._queues:
+            self._queues[name] = AsyncQueue(self, name)
+        return self._queues[name]
+
+    def queue(self, name: str, *, serializer: Serializer | None = None) -> AsyncQueue:
+        """The queue of this name, its data stored and read by a serializer.
+
+        Args:
+            name: of the queue.
+            serializer: anything with `dumps` (giving text or bytes) and `loads`; by default JSON.
+        """
+        return AsyncQueue(self, name, serializer=serializer)
+
+    def transaction(self) -> AsyncTransaction:
+        """A transaction over all queues of this PQ; entering it gives a psycopg cursor."""
+        return AsyncTransaction(self)
+
+    async def stats(self) -> list[Stats]:
+        """What is in each queue that has jobs, dead jobs or settings."""
+        return await self.run(self.calls.stats(None))
+
+    async def version(self) -> str:
+        """The version of the installed schema.
+
+        Raises:
+            NotInstalled: there is none.
+        """
+        return await self.run(self.calls.version())
+
+    async def create(self) -> None:
+        """Install the queue in the schema, or bring it up to date. Nothing to do is fine.
+
+        Works on a connection of its own with the same parameters, in one transaction.
+        """
+        from ..migrate import upgrade
+
+        self.check_open()
+        await async_call(upgrade, await self._parameters(), self.schema)
+        self._checked = False
+
+    async def _parameters(self) -> str | dict[str, Any]:
+        if isinstance(self._source, AsyncDialSource):
+            return self._source.conninfo
+        session = await self._source.acquire()
+        try:
+            info = (await session.connection()).info
+            return {**info.get_parameters(), "password": info.password or None}
+        finally:
+            await self._source.release(session)
+
+    async def run(self, call: Call[T]) -> T:
+        """Run one call, in the open transaction of this thread or task if there is one."""
+        async with self.session() as session:
+            return await session.run(call)
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[AsyncSession]:
+        """The connection to use here and now: the open transaction's, or one for this while."""
+        transaction = innermost(self)
+        if transaction is not None and transaction.session is not None:
+            yield transaction.session
+            return
+        session = await self.acquire()
+        try:
+            yield session
+        finally:
+            await self.release(session)
+
+    async def acquire(self) -> AsyncSession:
+        """A session of our own, its schema checked the first time."""
+        self.check_open()
+        if self._source.holder is not None:
+            raise ConnectionBusy(
+                "another thread or task has a transaction open on this PQ's only connection: "
+                "give PQ a pool, or each of them a PQ of its own"
+            )
+        session = await self._source.acquire()
+        if not self._checked:
+            try:
+                await self._check_version(session)
+            except BaseException:
+                await self._source.release(session)
+                raise
+        return session
+
+    async def release(self, session: AsyncSession) -> None:
+        """Give a session back."""
+        await self._source.release(session)
+
+    async def _check_version(self, session: AsyncSession) -> None:
+        """Once for each PQ: the schema and the package must fit.
+
+        Raises:
+            NotInstalled, VersionMismatch: with the command to run.
+        """
+        installed = await session.run(self.calls.version())
+        if installed < SCHEMA_VERSION:
+            raise VersionMismatch(
+                f"the schema {self.schema!r} is at version {installed}, and this pgq_py needs {SCHEMA_VERSION}: "
+                "run `pgq-py migrate`, or pq.create()"
+            )
+        if installed > SCHEMA_VERSION:
+            raise VersionMismatch(
+                f"the schema {self.schema!r} is at version {installed}, newer than {SCHEMA_VERSION}, which this "
+                "pgq_py knows: run `pip install --upgrade pgq-py`"
+            )
+        self._checked = True
+
+    def check_open(self) -> None:
+        """Raises `Closed` after `close`."""
+        if self._closed:
+            raise Closed("this PQ was closed")
+
+    async def close(self) -> None:
+        """Close what this PQ opened. Blocked calls end with `Closed`; your connection or pool stays open."""
+        self._closed = True
+        await self._source.close()
+
+    async def __aenter__(self) -> AsyncPQ:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()

@@ -1,0 +1,95 @@
+"""Sleeping until there may be something to take."""
+
+from __future__ import annotations
+
+from time import monotonic
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import psycopg
+from psycopg.pq import TransactionStatus
+
+from .._compat import async_sleep, jitter
+from ..errors import Error, translate
+
+if TYPE_CHECKING:
+    from .client import AsyncPQ
+    from .session import AsyncSession
+
+# However it is woken, a consumer looks again after this many seconds: a notification decides nothing.
+POLL = 2.0
+# Where listening can't work it looks this often, more rarely the longer nothing comes.
+POLL_FIRST, POLL_LAST = 0.02, 0.5
+# How often a sleeper looks whether its PQ was closed, and lets go of a connection that others may share.
+SLICE = 0.25
+
+
+class AsyncListener:
+    """Listens on the channels of some queues while it is entered.
+
+    On the connection of the session when that is idle, else on another one where there is one. A
+    transaction that is open, or a host's connection, gets no notifications: then it polls.
+    """
+
+    def __init__(self, pq: AsyncPQ, session: AsyncSession, queues: tuple[str, ...]) -> None:
+        self._pq = pq
+        self._session = session
+        self._queues = queues
+        self._on: AsyncSession | None = None
+        self._channels: list[str] = []
+        self._pause = POLL_FIRST
+
+    async def __aenter__(self) -> AsyncListener:
+        """Start to listen. Committed when it returns: what commits after that wakes us."""
+        if self._session.source.host is not None:
+            return self
+        conn = await self._session.connection()
+        if conn.info.transaction_status == TransactionStatus.IDLE:
+            self._on = self._session
+        else:
+            self._on = await self._session.source.acquire_another()
+        if self._on is not None:
+            try:
+                self._channels = await self._on.run(self._pq.calls.channels(self._queues))
+                await self._on.run(self._pq.calls.listen(self._channels))
+            except BaseException:
+                await self._let_go()
+                raise
+        return self
+
+    async def sleep(self, seconds: float) -> None:
+        """Sleep until a notification comes, but no longer than this or the poll interval."""
+        if self._on is None:
+            pause = min(seconds, jitter(self._pause))
+            self._pause = min(POLL_LAST, 2 * self._pause)
+            await async_sleep(pause)
+            self._pq.check_open()
+            return
+        conn = await self._on.connection()
+        until = monotonic() + min(seconds, POLL)
+        while (left := until - monotonic()) > 0:
+            try:
+                async for _ in conn.notifies(timeout=min(left, SLICE), stop_after=1):
+                    return
+            except psycopg.Error as error:
+                raise translate(error, schema=self._pq.schema, lost=conn.closed) from error
+            self._pq.check_open()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop to listen, and leave the connection as it was."""
+        if self._on is not None:
+            conn = await self._on.connection()
+            if conn.info.transaction_status == TransactionStatus.IDLE:
+                try:
+                    await self._on.run(self._pq.calls.listen(self._channels, "unlisten"))
+                except Error:
+                    if error is None:
+                        raise
+            await self._let_go()
+
+    async def _let_go(self) -> None:
+        if self._on is not None and self._on is not self._session:
+            await self._on.source.release(self._on)
+        self._on = None

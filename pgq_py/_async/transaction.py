@@ -1,0 +1,138 @@
+"""Transactions: what is put and got inside stands or falls together."""
+
+from __future__ import annotations
+
+import threading
+from contextvars import ContextVar
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg.pq import TransactionStatus
+
+from .._compat import async_owner
+from ..errors import ConnectionBusy, ConnectionLost, Error, TransactionAborted, translate
+
+if TYPE_CHECKING:
+    from .client import AsyncPQ
+    from .session import AsyncSession
+
+# The open transactions of this thread or task, innermost last. In a context variable and not on
+# the PQ or queue, which threads share.
+_open: ContextVar[tuple[AsyncTransaction, ...]] = ContextVar("pgq_py_open_async", default=())
+
+
+def innermost(pq: AsyncPQ) -> AsyncTransaction | None:
+    """The transaction that calls of this PQ join here and now.
+
+    Raises:
+        ConnectionBusy: the context was copied into another thread, where the transaction doesn't belong.
+    """
+    for transaction in reversed(_open.get()):
+        if transaction.pq is pq and transaction.session is not None:
+            if transaction.thread != threading.get_ident():
+                raise ConnectionBusy("this transaction belongs to another thread: give the thread a PQ of its own")
+            return transaction
+    return None
+
+
+class AsyncTransaction:
+    """A transaction on one connection; inside another one of the same PQ, a savepoint.
+
+    Entering gives a cursor of psycopg's, for statements of your own in the same transaction.
+    """
+
+    def __init__(self, pq: AsyncPQ, opener: object = None, session: AsyncSession | None = None) -> None:
+        self.pq = pq
+        self.opener = opener
+        # Given, it is the giver's to release.
+        self._given = session
+        self.session: AsyncSession | None = None
+        self.thread = threading.get_ident()
+        self._owner = async_owner()
+        self._outer: AsyncTransaction | None = None
+        self._begun: Any = None
+
+    async def __aenter__(self) -> psycopg.AsyncCursor[Any]:
+        """Begin.
+
+        Raises:
+            ConnectionBusy: another task or thread has a transaction open on the only connection.
+        """
+        self._outer = innermost(self.pq)
+        if self._outer is not None:
+            if self._outer._owner != self._owner:
+                raise ConnectionBusy("the transaction belongs to another task: open this one where that one was")
+            assert self._outer.session is not None  # innermost gives open ones only
+            session = self._outer.session
+        else:
+            session = self._given or await self.pq.acquire()
+        try:
+            self._begun = session.begin()
+            await self._begun.__aenter__()
+            conn = await session.connection()
+        except BaseException as error:
+            await self._release(session)
+            if isinstance(error, psycopg.Error):
+                raise translate(error, schema=self.pq.schema) from error
+            raise
+        self.session = session
+        if self._outer is None:
+            session.source.hold(self)
+        _open.set((*_open.get(), self))
+        return conn.cursor()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        """Commit, or roll back after an exception.
+
+        Raises:
+            TransactionAborted: an error inside was swallowed; psycopg would roll back in silence.
+            ConnectionLost: the connection went away inside; nothing was committed.
+        """
+        session = self.session
+        assert session is not None  # __aexit__ follows __aenter__
+        self.session = None
+        # Not by token: an asynchronous generator may be closed in another context.
+        _open.set(tuple(other for other in _open.get() if other is not self))
+        swallowed: Error | None = None
+        try:
+            if error is None:
+                swallowed = await self._swallowed(session)
+            if swallowed is not None:
+                await self._begun.__aexit__(type(swallowed), swallowed, None)
+                raise swallowed
+            suppress: bool | None = await self._begun.__aexit__(kind, error, trace)
+            return suppress
+        except psycopg.Error as failed:
+            if failed is error or isinstance(failed, Error):
+                raise
+            raise translate(failed, schema=self.pq.schema, lost=(await session.connection()).closed) from failed
+        finally:
+            if self._outer is None:
+                session.source.hold(None)
+            await self._release(session)
+
+    async def _release(self, session: AsyncSession) -> None:
+        if self._outer is None and self._given is None:
+            await self.pq.release(session)
+
+    async def _swallowed(self, session: AsyncSession) -> Error | None:
+        conn = await session.connection()
+        if conn.closed or conn.info.transaction_status == TransactionStatus.UNKNOWN:
+            return ConnectionLost("the connection was lost inside the transaction: nothing of it was committed")
+        if conn.info.transaction_status == TransactionStatus.INERROR:
+            return TransactionAborted(
+                "an error inside the transaction was swallowed: it is rolled back. Let the error pass, "
+                "or put what may fail into a transaction of its own inside this one"
+            )
+        return None
+
+
+def opened_by(opener: object) -> AsyncTransaction:
+    """The innermost transaction that this object opened here."""
+    for transaction in reversed(_open.get()):
+        if transaction.opener is opener and transaction.session is not None:
+            return transaction
+    raise RuntimeError("left a transaction that was not entered here")

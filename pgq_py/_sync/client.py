@@ -1,0 +1,228 @@
+# Generated from pgq_py/_async by tools/make_sync.py (`make sync`): edit that.
+"""PQ: a database's queues, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+import psycopg
+
+from .._compat import call
+from .._version import SCHEMA_VERSION
+from ..calls import Call, Calls, Stats
+from ..codecs import Serializer
+from ..errors import Closed, ConnectionBusy, VersionMismatch
+from ..hosts import find_host
+from .queue import Queue, QueueSet
+from .session import DialSource, PoolSource, Session, Source
+from .transaction import Transaction, innermost
+
+if TYPE_CHECKING:
+    from psycopg_pool import ConnectionPool
+
+T = TypeVar("T")
+
+
+class PQ:
+    """The queues of one schema of one database, by name: `pq["apples"]`.
+
+    Args:
+        conn: a psycopg connection (its transactions stay yours: a call on an idle connection is a
+            transaction of its own, a call in an open transaction joins it); or a connection or
+            session that Django or SQLAlchemy own; or the address of a database, as a URL or in
+            libpq's "key=value" form, whose connections are made when needed.
+        pool: a pool of psycopg_pool's instead, for threads or tasks.
+        schema: where the queue is installed.
+
+    Safe to share between threads or tasks with a pool or an address. With a single connection they
+    take turns, and while one has a transaction open the others get `ConnectionBusy`.
+    """
+
+    def __init__(
+        self,
+        conn: psycopg.Connection[Any] | str | Any | None = None,
+        *,
+        pool: ConnectionPool[Any] | None = None,
+        schema: str = "public",
+    ) -> None:
+        if (conn is None) == (pool is None):
+            raise TypeError("PQ takes a connection, an address or a pool: one of them")
+        self.schema = schema
+        self.calls = Calls(schema)
+        self._queues: dict[str, Queue] = {}
+        self._closed = False
+        self._checked = False
+        self._source = self._make_source(conn, pool)
+
+    def _make_source(self, conn: Any, pool: ConnectionPool[Any] | None) -> Source:
+        if pool is not None:
+            return PoolSource(self.schema, pool)
+        if isinstance(conn, str):
+            return DialSource(self.schema, conn)
+        if isinstance(conn, psycopg.Connection):
+            return Source(self.schema, conn=conn)
+        host = find_host(conn)
+        if host is None:
+            raise TypeError(
+                f"PQ can't use a {type(conn).__module__}.{type(conn).__qualname__}: "
+                f"give it a psycopg.{psycopg.AsyncConnection.__name__}, an address, or pool="
+            )
+        return Source(self.schema, host=host)
+
+    @classmethod
+    def embedded(cls, path: str | Path | None = None, *, schema: str = "public") -> PQ:
+        """The queues of a PostgreSQL server of this package's own, started if need be. For development.
+
+        Args:
+            path: the folder of its data; by default one of the user's. It is used again next time.
+            schema: where the queue is installed; `create` installs it.
+        """
+        from ..embedded import start
+
+        return cls(start(path), schema=schema)
+
+    @overload
+    def __getitem__(self, name: str) -> Queue: ...
+
+    @overload
+    def __getitem__(self, name: tuple[str, ...]) -> QueueSet: ...
+
+    def __getitem__(self, name: str | tuple[str, ...]) -> Queue | QueueSet:
+        """The queue of this name, or a set of queues: `pq["a", "b"]`.
+
+        A name that ends in "/pickle" stores and reads pickles: for producers that you trust.
+
+        Raises:
+            BadName: not 1 to 255 bytes of text; a ValueError.
+        """
+        if isinstance(name, tuple):
+            return QueueSet(self, name)
+        if name not in self._queues:
+            self._queues[name] = Queue(self, name)
+        return self._queues[name]
+
+    def queue(self, name: str, *, serializer: Serializer | None = None) -> Queue:
+        """The queue of this name, its data stored and read by a serializer.
+
+        Args:
+            name: of the queue.
+            serializer: anything with `dumps` (giving text or bytes) and `loads`; by default JSON.
+        """
+        return Queue(self, name, serializer=serializer)
+
+    def transaction(self) -> Transaction:
+        """A transaction over all queues of this PQ; entering it gives a psycopg cursor."""
+        return Transaction(self)
+
+    def stats(self) -> list[Stats]:
+        """What is in each queue that has jobs, dead jobs or settings."""
+        return self.run(self.calls.stats(None))
+
+    def version(self) -> str:
+        """The version of the installed schema.
+
+        Raises:
+            NotInstalled: there is none.
+        """
+        return self.run(self.calls.version())
+
+    def create(self) -> None:
+        """Install the queue in the schema, or bring it up to date. Nothing to do is fine.
+
+        Works on a connection of its own with the same parameters, in one transaction.
+        """
+        from ..migrate import upgrade
+
+        self.check_open()
+        call(upgrade, self._parameters(), self.schema)
+        self._checked = False
+
+    def _parameters(self) -> str | dict[str, Any]:
+        if isinstance(self._source, DialSource):
+            return self._source.conninfo
+        session = self._source.acquire()
+        try:
+            info = (session.connection()).info
+            return {**info.get_parameters(), "password": info.password or None}
+        finally:
+            self._source.release(session)
+
+    def run(self, call: Call[T]) -> T:
+        """Run one call, in the open transaction of this thread or task if there is one."""
+        with self.session() as session:
+            return session.run(call)
+
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        """The connection to use here and now: the open transaction's, or one for this while."""
+        transaction = innermost(self)
+        if transaction is not None and transaction.session is not None:
+            yield transaction.session
+            return
+        session = self.acquire()
+        try:
+            yield session
+        finally:
+            self.release(session)
+
+    def acquire(self) -> Session:
+        """A session of our own, its schema checked the first time."""
+        self.check_open()
+        if self._source.holder is not None:
+            raise ConnectionBusy(
+                "another thread or task has a transaction open on this PQ's only connection: "
+                "give PQ a pool, or each of them a PQ of its own"
+            )
+        session = self._source.acquire()
+        if not self._checked:
+            try:
+                self._check_version(session)
+            except BaseException:
+                self._source.release(session)
+                raise
+        return session
+
+    def release(self, session: Session) -> None:
+        """Give a session back."""
+        self._source.release(session)
+
+    def _check_version(self, session: Session) -> None:
+        """Once for each PQ: the schema and the package must fit.
+
+        Raises:
+            NotInstalled, VersionMismatch: with the command to run.
+        """
+        installed = session.run(self.calls.version())
+        if installed < SCHEMA_VERSION:
+            raise VersionMismatch(
+                f"the schema {self.schema!r} is at version {installed}, and this pgq_py needs {SCHEMA_VERSION}: "
+                "run `pgq-py migrate`, or pq.create()"
+            )
+        if installed > SCHEMA_VERSION:
+            raise VersionMismatch(
+                f"the schema {self.schema!r} is at version {installed}, newer than {SCHEMA_VERSION}, which this "
+                "pgq_py knows: run `pip install --upgrade pgq-py`"
+            )
+        self._checked = True
+
+    def check_open(self) -> None:
+        """Raises `Closed` after `close`."""
+        if self._closed:
+            raise Closed("this PQ was closed")
+
+    def close(self) -> None:
+        """Close what this PQ opened. Blocked calls end with `Closed`; your connection or pool stays open."""
+        self._closed = True
+        self._source.close()
+
+    def __enter__(self) -> PQ:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

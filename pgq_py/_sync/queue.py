@@ -1,0 +1,478 @@
+# Generated from pgq_py/_async by tools/make_sync.py (`make sync`): edit that.
+"""A queue, and a set of queues: putting, taking, waiting, looking."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from datetime import datetime
+from itertools import islice
+from time import monotonic
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import psycopg
+
+from ..calls import Stats, Taken, check_count, check_name
+from ..codecs import JSON, PICKLE, Codec, Serializer, SerializerCodec
+from ..errors import DecodeError, Empty
+from ..times import When
+from .job import Job
+from .listener import Listener
+from .transaction import Transaction, opened_by
+
+if TYPE_CHECKING:
+    from .client import PQ
+    from .session import Session
+
+log = logging.getLogger("pgq_py")
+
+# Jobs in one call of put_many: about 5 MB of small jobs, and one statement's worth of patience.
+BATCH = 10_000
+
+# Methods are named as users expect, and so `list` is one of them.
+Jobs: TypeAlias = list[Job]
+Ids: TypeAlias = list[int]
+
+
+class Consumer:
+    """What a queue and a set of queues have in common: taking jobs, and transactions."""
+
+    def __init__(self, pq: PQ) -> None:
+        self._pq = pq
+        self.timeout: float = 1
+        """Seconds that iteration waits before it yields None."""
+
+    def _order(self) -> tuple[str, ...]:
+        """The names to ask, the first to be asked first."""
+        raise NotImplementedError
+
+    def _member(self, name: str) -> Queue:
+        """The queue that decodes this queue's jobs."""
+        raise NotImplementedError
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Job | None:
+        """Take the next job.
+
+        On an idle connection the job is gone for good when this returns; inside a transaction when
+        that commits.
+
+        Args:
+            block: wait for a job if there is none.
+            timeout: seconds to wait at most; None waits for ever.
+
+        Returns:
+            The job, or None if there was none in time.
+        """
+        jobs = self.get_many(1, block, timeout)
+        return jobs[0] if jobs else None
+
+    def get_nowait(self) -> Job:
+        """Take the next job at once.
+
+        Raises:
+            Empty: there is none; also a `queue.Empty`.
+        """
+        job = self.get(block=False)
+        if job is None:
+            raise Empty("there is no job to take")
+        return job
+
+    def get_many(self, count: int, block: bool = False, timeout: float | None = None) -> Jobs:
+        """Take up to COUNT jobs at once, in one round trip.
+
+        Args:
+            count: how many at most.
+            block: wait until there is at least one.
+            timeout: seconds to wait at most; None waits for ever.
+
+        Returns:
+            The jobs in their order, an empty list if there were none in time.
+
+        Raises:
+            ValueError: a count below 1.
+        """
+        check_count(count)
+        deadline = None if timeout is None else monotonic() + timeout
+        with self._pq.session() as session:
+
+            def attempt() -> Jobs:
+                return self._take(session, count)
+
+            jobs = attempt()
+            if jobs or not may_wait(block, timeout):
+                return jobs
+            with Listener(self._pq, session, self._order()) as listener:
+                return self._until(listener, session, attempt, deadline)
+
+    def _take(self, session: Session, count: int) -> Jobs:
+        """Take up to COUNT jobs that can be read; those that can't go to the dead."""
+        while True:
+            promote = session.is_own()
+            taken = session.run(self._pq.calls.get(self._order(), count, promote))
+            jobs = self._decode(session, taken)
+            if jobs or not taken:
+                return jobs
+
+    def _decode(self, session: Session, taken: list[Taken]) -> Jobs:
+        jobs = []
+        for row in taken:
+            try:
+                jobs.append(Job(self._member(row.queue), row))
+            except DecodeError as error:
+                log.warning("job %s of queue %r goes to the dead: %s", row.id, row.queue, error)
+                session.run(self._pq.calls.bury(row, str(error)))
+        return jobs
+
+    def _until(
+        self,
+        listener: Listener,
+        session: Session,
+        attempt: Callable[[], Jobs],
+        deadline: float | None,
+    ) -> Jobs:
+        """Repeat the attempt until it gives jobs or the time is over, asleep in between.
+
+        The order is the whole point: listening first, then the next due time, then the attempt.
+        What comes due or is committed after its step ends the sleep.
+        """
+        names = self._order()
+        while True:
+            due = session.run(self._pq.calls.wait(names))
+            jobs = attempt()
+            left = float("inf") if deadline is None else deadline - monotonic()
+            if jobs or left <= 0:
+                return jobs
+            listener.sleep(left if due is None else min(left, due.total_seconds()))
+
+    def __iter__(self) -> Generator[Job | None, None]:
+        """Take job after job, each gone when it is yielded; None after `timeout` idle seconds, and on."""
+        while True:
+            yield self.get(timeout=self.timeout)
+
+    def consume(self, timeout: float | None = None) -> Generator[Job, None]:
+        """Take job after job, each gone when it is yielded; end when idle for TIMEOUT seconds.
+
+        None goes on for ever.
+        """
+        while (job := self.get(timeout=timeout)) is not None:
+            yield job
+
+    def take(self, block: bool = True, timeout: float | None = None) -> Take:
+        """A context with one job, in a transaction: `with queue.take() as job`.
+
+        The job is gone when the block ends, and back in the queue if an exception leaves it. `job`
+        is None if there was none in time. What is put inside belongs to the same transaction.
+        """
+        return Take(self, block, timeout)
+
+    def listen(self, timeout: float | None = None) -> Generator[Job, None]:
+        """Job after job, each in a transaction of its own as in `take`.
+
+        Breaking out of the loop, or an exception in it, gives the current job back. Ends when idle
+        for TIMEOUT seconds; None goes on for ever.
+        """
+        while True:
+            with self.take(timeout=timeout) as job:
+                if job is None:
+                    return
+                yield job
+
+    def __enter__(self) -> psycopg.Cursor[Any]:
+        """Begin a transaction, or a savepoint in the open one; gives a psycopg cursor."""
+        return Transaction(self._pq, opener=self).__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        """Commit, or roll back after an exception."""
+        return opened_by(self).__exit__(kind, error, trace)
+
+
+class Take:
+    """The context that `take` makes."""
+
+    def __init__(self, consumer: Consumer, block: bool, timeout: float | None) -> None:
+        self._consumer = consumer
+        self._block = block
+        self._timeout = timeout
+        self._transaction: Transaction | None = None
+        # The connection and, if we had to wait, the listening on it: both outlast the transaction.
+        self._held = ExitStack()
+
+    def __enter__(self) -> Job | None:
+        """Wait for a job outside of any transaction of ours, so that an idle consumer holds nothing back."""
+        deadline = None if self._timeout is None else monotonic() + self._timeout
+        pq = self._consumer._pq
+        try:
+            session = self._held.enter_context(pq.session())
+
+            def attempt() -> Jobs:
+                return self._attempt(session)
+
+            jobs = attempt()
+            if not jobs and may_wait(self._block, self._timeout):
+                names = self._consumer._order()
+                listener = self._held.enter_context(Listener(pq, session, names))
+                jobs = self._consumer._until(listener, session, attempt, deadline)
+        except BaseException as error:
+            if self._transaction is not None:
+                self._transaction.__exit__(type(error), error, error.__traceback__)
+            self._held.__exit__(type(error), error, error.__traceback__)
+            raise
+        return jobs[0] if jobs else None
+
+    def _attempt(self, session: Session) -> Jobs:
+        transaction = Transaction(self._consumer._pq, session=session)
+        transaction.__enter__()
+        try:
+            jobs = self._consumer._take(session, 1)
+        except BaseException as error:
+            transaction.__exit__(type(error), error, error.__traceback__)
+            raise
+        if jobs:
+            self._transaction = transaction
+        else:
+            transaction.__exit__(None, None, None)
+        return jobs
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        """Commit, or roll back after an exception."""
+        transaction, self._transaction = self._transaction, None
+        try:
+            return None if transaction is None else transaction.__exit__(kind, error, trace)
+        finally:
+            self._held.close()
+
+
+class Queue(Consumer):
+    """One queue. Made by `pq["apples"]` or `pq.queue("apples", serializer=...)`."""
+
+    def __init__(self, pq: PQ, name: str, *, serializer: Serializer | None = None) -> None:
+        super().__init__(pq)
+        self.name = check_name(name)
+        self.codec: Codec = JSON
+        if serializer is not None:
+            self.codec = SerializerCodec(serializer)
+        elif name.endswith("/pickle"):
+            self.codec = PICKLE
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r}>"
+
+    def _order(self) -> tuple[str, ...]:
+        return (self.name,)
+
+    def _member(self, name: str) -> Queue:
+        return self
+
+    def put(
+        self,
+        data: Any,
+        schedule_at: When | None = None,
+        expected_at: When | None = None,
+        *,
+        priority: int = 0,
+        dedupe_key: str | None = None,
+        headers: Any = None,
+        max_attempts: int | None = None,
+        notify: bool = True,
+    ) -> int:
+        """Put a job into the queue.
+
+        On an idle connection it is durable when this returns; inside a transaction, when that commits.
+
+        Args:
+            data: anything JSON can hold, or what the queue's serializer takes.
+            schedule_at: it can't be taken before this: an aware datetime, a timedelta from now, or
+                text such as "90s", "5m", "1h", "2d". What has passed means now.
+            expected_at: when it should be worked on; of two jobs of one priority the one expected
+                earlier comes first, one without expectation last. The same kinds of time.
+            priority: higher comes first.
+            dedupe_key: while a job with this key is in the queue, nothing is stored and its id returned.
+            headers: JSON for the consumer that is not the data.
+            max_attempts: how often it may be tried; None as the queue says.
+            notify: False for a transaction to be prepared (two-phase commit), which can't notify.
+
+        Returns:
+            The job's id.
+
+        Raises:
+            PayloadError: the data can't be stored; a ValueError.
+            TimeError: a time that is naive, infinite or not understood; a ValueError.
+        """
+        return self._pq.run(
+            self._pq.calls.put(
+                self.name,
+                self.codec.encode(data),
+                schedule_at,
+                expected_at,
+                priority,
+                dedupe_key,
+                headers,
+                max_attempts,
+                notify,
+            )
+        )
+
+    def put_many(
+        self,
+        items: Iterable[Any],
+        schedule_at: When | None = None,
+        expected_at: When | None = None,
+        *,
+        priority: int = 0,
+        dedupe_keys: Iterable[str | None] | None = None,
+        headers: Any = None,
+        max_attempts: int | None = None,
+        notify: bool = True,
+    ) -> Ids:
+        """Put many jobs at once: all of them or none.
+
+        Args:
+            items: the data of each job. Read in steps, so a long iterator needs little memory.
+            dedupe_keys: a key for each job, None for no key.
+
+        The other arguments are those of `put`, and hold for each job.
+
+        Returns:
+            The jobs' ids, in the order of the items.
+        """
+        rest, keys = iter(items), None if dedupe_keys is None else iter(dedupe_keys)
+        # The next batch is read before one is put: a single batch needs no transaction of ours.
+        batch, following = list(islice(rest, BATCH)), list(islice(rest, BATCH))
+        if not following:
+            return self._put_batch(batch, schedule_at, expected_at, priority, keys, headers, max_attempts, notify)
+        ids: Ids = []
+        with self._pq.transaction():
+            while batch:
+                ids += self._put_batch(batch, schedule_at, expected_at, priority, keys, headers, max_attempts, notify)
+                batch, following = following, list(islice(rest, BATCH))
+        return ids
+
+    def _put_batch(
+        self,
+        batch: Sequence[Any],
+        schedule_at: When | None,
+        expected_at: When | None,
+        priority: int,
+        keys: Iterator[str | None] | None,
+        headers: Any,
+        max_attempts: int | None,
+        notify: bool,
+    ) -> Ids:
+        payloads = [self.codec.encode(data) for data in batch]
+        dedupe_keys = None if keys is None else list(islice(keys, len(batch)))
+        if dedupe_keys is not None and len(dedupe_keys) < len(batch):
+            raise ValueError("there are fewer dedupe_keys than items: give one for each, None for no key")
+        return self._pq.run(
+            self._pq.calls.put_many(
+                self.name,
+                payloads,
+                schedule_at,
+                expected_at,
+                priority,
+                dedupe_keys,
+                headers,
+                max_attempts,
+                notify,
+            )
+        )
+
+    def update(self, id: int, data: Any) -> bool:
+        """Replace the data of a job that is in the queue.
+
+        Returns:
+            False if there is no such job, or it is being taken at this moment.
+        """
+        return self._pq.run(self._pq.calls.update(self.name, id, self.codec.encode(data)))
+
+    def cancel(self, id: int) -> bool:
+        """Remove a job before anybody takes it.
+
+        Returns:
+            False if there is no such job, or it is being taken at this moment.
+        """
+        return self._pq.run(self._pq.calls.cancel(self.name, id))
+
+    def list(self, scheduled: bool = False, *, count: int | None = None) -> Jobs:
+        """The jobs in the order in which they would be taken, left where they are.
+
+        Args:
+            scheduled: also those that wait for their time.
+            count: at most this many; None lists all.
+        """
+        taken = self._pq.run(self._pq.calls.listing(self.name, scheduled, count))
+        return [Job(self, row) for row in taken]
+
+    def count(self, scheduled: bool = False) -> int:
+        """How many jobs could be taken now; with SCHEDULED, how many there are in all."""
+        return self._pq.run(self._pq.calls.count(self.name, scheduled))
+
+    def __len__(self) -> int:
+        """How many jobs could be taken now."""
+        return self.count()
+
+    def __bool__(self) -> bool:
+        """A queue is true, empty or not."""
+        return True
+
+    def clear(self) -> int:
+        """Remove all jobs, the scheduled ones too; returns how many."""
+        return self._pq.run(self._pq.calls.clear(self.name))
+
+    def stats(self) -> Stats:
+        """What is in the queue."""
+        return (self._pq.run(self._pq.calls.stats(self.name)))[0]
+
+    def next_at(self) -> datetime | None:
+        """When the next waiting job comes due, None if none waits."""
+        return self._pq.run(self._pq.calls.next_at(self.name))
+
+    def create(self) -> bool:
+        """Make the queue known by name before its first job; True if it was not."""
+        return self._pq.run(self._pq.calls.create(self.name))
+
+    def pause(self) -> bool:
+        """Puts go on, but nothing can be taken until `resume`; True if it was not paused."""
+        return self._pq.run(self._pq.calls.pause(self.name))
+
+    def resume(self) -> bool:
+        """End the pause and wake the consumers; True if it was paused."""
+        return self._pq.run(self._pq.calls.resume(self.name))
+
+    def drop(self) -> bool:
+        """Remove the queue with all that is in it; True if there was anything."""
+        return self._pq.run(self._pq.calls.drop(self.name))
+
+
+class QueueSet(Consumer):
+    """Several queues taken from in turn: `pq["a", "b"]`. `job.queue` names the source."""
+
+    def __init__(self, pq: PQ, names: Sequence[str]) -> None:
+        super().__init__(pq)
+        if not names:
+            raise ValueError("a set of queues has at least one")
+        self._members = {name: pq[name] for name in names}
+        self._turn = 0
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {len(self._members)} queues>"
+
+    def _order(self) -> tuple[str, ...]:
+        names = tuple(self._members)
+        turn = self._turn % len(names)
+        return names[turn:] + names[:turn]
+
+    def _member(self, name: str) -> Queue:
+        # The queue after the one that gave is asked first next time.
+        self._turn = list(self._members).index(name) + 1
+        return self._members[name]
+
+
+def may_wait(block: bool, timeout: float | None) -> bool:
+    """Whether a call that found nothing may wait for more."""
+    return block and (timeout is None or timeout > 0)

@@ -1,0 +1,139 @@
+"""How data becomes what a row holds (JSON, text or bytes), and back."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+from .errors import DecodeError, PayloadError
+
+
+@runtime_checkable
+class Serializer(Protocol):
+    """Anything with `dumps` and `loads`, such as the modules json, pickle, marshal or yaml wrappers."""
+
+    def dumps(self, obj: Any, /) -> str | bytes:
+        """The object as text or bytes; stored as such."""
+        ...
+
+    def loads(self, data: Any, /) -> Any:
+        """The object from what `dumps` returned."""
+        ...
+
+
+class Payload(NamedTuple):
+    """A job's data as it is stored: exactly one of the three is not None."""
+
+    json: str | None = None
+    text: str | None = None
+    bytes: bytes | None = None
+
+    @property
+    def size(self) -> int:
+        """In bytes; of JSON, as PostgreSQL writes it."""
+        if self.bytes is not None:
+            return len(self.bytes)
+        return len((self.text if self.text is not None else self.json or "").encode())
+
+
+class Codec(Protocol):
+    """What a queue object uses to store and read."""
+
+    def encode(self, data: Any) -> Payload:
+        """Raises `PayloadError` when the data can't be stored."""
+        ...
+
+    def decode(self, payload: Payload) -> Any:
+        """Raises `DecodeError` when the payload can't be read."""
+        ...
+
+
+# An escaped NUL: \u0000 after an even number of backslashes.
+_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+# Numbers this long need a closer look; one regular expression is cheaper than a walk.
+_LONG = re.compile(r"\d{19}")
+
+
+def _has_big_integer(data: Any) -> bool:
+    if isinstance(data, int):
+        return not -(2**63) <= data < 2**64
+    if isinstance(data, dict):
+        return any(_has_big_integer(value) for value in data.values())
+    if isinstance(data, list | tuple):
+        return any(_has_big_integer(value) for value in data)
+    return False
+
+
+class JSONCodec:
+    """JSON in a jsonb column: what any language and any SQL query can read."""
+
+    def encode(self, data: Any) -> Payload:
+        """Refuses what other readers of the queue would fail on or read as something else."""
+        try:
+            text = json.dumps(data, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+            text.encode()
+        except RecursionError:
+            raise PayloadError("the data is nested too deep for JSON") from None
+        except UnicodeEncodeError:
+            raise PayloadError("the data has half of a surrogate pair, which is not Unicode text") from None
+        except (TypeError, ValueError) as error:
+            # Not chained: Python's message may show the data.
+            kind = "NaN or infinite" if "not JSON compliant" in str(error) else "not JSON"
+            raise PayloadError(
+                f"the data is {kind}: put dicts, lists, str, int, float, bool or None, or use a serializer"
+            ) from None
+        if "\\u0000" in text and _NUL.search(text):
+            raise PayloadError("the data has a NUL character, which PostgreSQL can't store as JSON: use a serializer")
+        if _LONG.search(text) and _has_big_integer(data):
+            raise PayloadError(
+                "the data has an integer of more than 64 bits, which other languages read wrong: put it as text"
+            )
+        return Payload(json=text)
+
+    def decode(self, payload: Payload) -> Any:
+        """What `json.loads` makes of it."""
+        if payload.json is None:
+            raise DecodeError("the job holds text or bytes, and this queue reads JSON: open it with its serializer")
+        try:
+            return json.loads(payload.json)
+        except (ValueError, RecursionError) as error:
+            raise DecodeError(f"the JSON can't be read: {type(error).__name__}") from error
+
+
+class SerializerCodec:
+    """Text or bytes, as a serializer gives them and stored as such."""
+
+    def __init__(self, serializer: Serializer) -> None:
+        if not isinstance(serializer, Serializer):
+            raise TypeError(f"a serializer has dumps and loads; {serializer!r} lacks one")
+        self.serializer = serializer
+
+    def encode(self, data: Any) -> Payload:
+        """What `dumps` returns; its errors pass through as the cause."""
+        try:
+            dumped = self.serializer.dumps(data)
+        except Exception as error:
+            raise PayloadError(f"the serializer can't store the data: {type(error).__name__}") from error
+        if isinstance(dumped, str):
+            if "\0" in dumped:
+                raise PayloadError("the serialized text has a NUL character, which PostgreSQL can't store as text")
+            return Payload(text=dumped)
+        if isinstance(dumped, bytes | bytearray | memoryview):
+            return Payload(bytes=bytes(dumped))
+        raise PayloadError(f"dumps returned {type(dumped).__name__}: a serializer gives text or bytes")
+
+    def decode(self, payload: Payload) -> Any:
+        """What `loads` makes of it."""
+        stored = payload.text if payload.bytes is None else payload.bytes
+        if stored is None:
+            raise DecodeError("the job holds JSON, and this queue reads with a serializer: open it without one")
+        try:
+            return self.serializer.loads(stored)
+        except Exception as error:
+            raise DecodeError(f"the serializer can't read the job: {type(error).__name__}") from error
+
+
+JSON = JSONCodec()
+PICKLE = SerializerCodec(pickle)

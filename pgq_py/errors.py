@@ -1,0 +1,159 @@
+"""What can go wrong, each with what to do next.
+
+Everything the package raises derives from `Error`. What came from PostgreSQL also derives
+from psycopg's class for its SQLSTATE, so that `except psycopg.errors.QueryCanceled` works
+as well as `except pgq_py.Error`; psycopg's error is the `__cause__`.
+"""
+
+from __future__ import annotations
+
+import queue
+
+import psycopg
+from psycopg import errors as pg
+
+
+class Error(Exception):
+    """The base of all errors of this package."""
+
+
+class Empty(Error, queue.Empty):
+    """`get_nowait` found nothing to take. Also a `queue.Empty` of the standard library."""
+
+
+class BadName(Error, ValueError):
+    """A queue's name is not 1 to 255 bytes of text without NUL."""
+
+
+class TimeError(Error, ValueError):
+    """A time that has no zone, is infinite, out of range or not understood."""
+
+
+class PayloadError(Error, ValueError, TypeError):
+    """The data can't be stored: not JSON, or what a serializer returned is not text or bytes."""
+
+
+class DecodeError(Error, ValueError):
+    """The data of a job can't be read by this queue's serializer. The job goes to the dead."""
+
+
+class Closed(Error):
+    """The PQ was closed, or its connection was, while or before this call used it."""
+
+
+class ConnectionBusy(Error):
+    """Another thread or task has a transaction open on the only connection."""
+
+
+class Forked(Error):
+    """The connection belongs to the parent of this process."""
+
+
+class NotInstalled(Error, psycopg.ProgrammingError):
+    """The queue's functions are not in the schema."""
+
+
+class VersionMismatch(Error):
+    """The installed schema is older or newer than this package can use."""
+
+
+class NotAllowed(Error, pg.InsufficientPrivilege):
+    """The role lacks a right on the queue (42501)."""
+
+
+class ReadOnly(Error, pg.ReadOnlySqlTransaction):
+    """Connected to a standby, or in a read-only transaction (25006)."""
+
+
+class TransactionConflict(Error, pg.SerializationFailure):
+    """Another transaction was first; roll back and repeat yours (40001)."""
+
+
+class TransactionAborted(Error, pg.InFailedSqlTransaction):
+    """An error inside the transaction was swallowed; the transaction was rolled back (25P02)."""
+
+
+class Canceled(Error, pg.QueryCanceled):
+    """The statement was cancelled, by statement_timeout or by a person (57014)."""
+
+
+class LockTimeout(Error, pg.LockNotAvailable):
+    """A lock could not be had within lock_timeout (55P03)."""
+
+
+class ConnectionLost(Error, psycopg.OperationalError):
+    """The connection to PostgreSQL is gone."""
+
+
+_READ_ONLY = (
+    "this server or transaction is read-only: connect to the primary "
+    "(target_session_attrs=read-write among the connection's parameters)"
+)
+_LOST = (
+    "the connection to PostgreSQL is gone; what it had not committed was rolled back, and jobs taken are back. "
+    "If it was closed for idling in a transaction, the work is too long for one: keep transactions short"
+)
+# By SQLSTATE: our class, and what to do.
+_KNOWN: dict[str, tuple[type[Error], str]] = {
+    "3F000": (NotInstalled, ""),
+    "42883": (NotInstalled, ""),
+    "42501": (NotAllowed, "ask the owner of the queue's schema for the right"),
+    "25006": (ReadOnly, _READ_ONLY),
+    "40001": (
+        TransactionConflict,
+        "another transaction was first: roll back and repeat the whole transaction",
+    ),
+    "25P02": (TransactionAborted, "an earlier error has aborted the transaction: roll it back"),
+    "57014": (Canceled, "the statement was cancelled; a transaction it belonged to must be rolled back"),
+    "55P03": (LockTimeout, "somebody else holds the lock: repeat later, or raise lock_timeout"),
+    "22P02": (PayloadError, "the data is not JSON"),
+    "22P05": (PayloadError, "the data has a character that PostgreSQL can't store as JSON"),
+    "54001": (PayloadError, "the data is nested too deep"),
+    "22007": (TimeError, "not a time"),
+    "22008": (TimeError, "the time is out of range"),
+}
+# The link is gone, whatever the statement was: administrator shutdown, crash, and the
+# timeouts that end the session (idle in transaction, whole transaction).
+_GONE = {"57P01", "57P02", "57P03", "25P03", "25P04", "08000", "08003", "08006"}
+
+_combined: dict[type[psycopg.Error], type[Error]] = {}
+
+
+def _class_for(error: psycopg.Error) -> type[Error]:
+    """A class that is both `Error` and psycopg's class, for errors without a class of their own here."""
+    kind = type(error)
+    if kind not in _combined:
+        _combined[kind] = type(kind.__name__, (Error, kind), {"__module__": __name__, "__doc__": kind.__doc__})
+    return _combined[kind]
+
+
+def translate(error: psycopg.Error, *, schema: str, lost: bool = False) -> Exception:
+    """Our error for psycopg's.
+
+    Args:
+        error: what psycopg raised.
+        schema: where the queue is installed, for the message of `NotInstalled`.
+        lost: the connection was found closed after the error.
+    """
+    if isinstance(error, Error):
+        return error
+    state = error.sqlstate or ""
+    # The primary message and the hint: the server's DETAIL and CONTEXT may quote the data.
+    text = error.diag.message_primary or str(error).split("\n", 1)[0]
+    if error.diag.message_hint:
+        text = f"{text}: {error.diag.message_hint}"
+    known, advice = _KNOWN.get(state, (None, ""))
+    if state in ("22P02", "22P05"):  # their primary messages may quote the data
+        text = "PostgreSQL refused the data"
+    if known is NotInstalled:
+        advice = f"the queue is not installed in the schema {schema!r}: run `pgq-py migrate`, or pq.create()"
+    elif state in _GONE or (lost and known is None):
+        known, advice = ConnectionLost, _LOST
+    ours = _class_for(error) if known is None else known
+    made = ours(f"{text} ({advice})" if advice else text)
+    # What psycopg knows about the error: diag and sqlstate stay readable on ours.
+    if isinstance(made, psycopg.Error):
+        made.__dict__.update({key: value for key, value in vars(error).items() if key != "__notes__"})
+        if error.sqlstate:
+            made.sqlstate = error.sqlstate
+    return made
