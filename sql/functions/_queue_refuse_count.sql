@@ -3,7 +3,7 @@ create or replace function _queue_refuse_count(
 )
 returns void
 language plpgsql
-immutable
+stable
 security definer
 set search_path from current
 as $$

@@ -3,7 +3,7 @@ create or replace function _queue_refuse_name(
 )
 returns void
 language plpgsql
-immutable
+stable
 security definer
 set search_path from current
 as $$

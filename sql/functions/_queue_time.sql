@@ -6,7 +6,7 @@ create or replace function _queue_time(
 )
 returns timestamptz
 language plpgsql
-immutable
+stable
 security definer
 set search_path from current
 as $$

@@ -14,15 +14,15 @@ begin
     if octet_length(queue_cancel.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_cancel.queue);
     end if;
-    with held as materialized (
-        select j.id
-        from queue_job j
-        where j.queue = queue_cancel.queue and j.id = queue_cancel.id
-        for update skip locked
-    )
-    delete from queue_job j
-    where j.queue = queue_cancel.queue and j.id = any (array(select held.id from held));
-    return found;
+    perform
+    from queue_job j
+    where j.queue = queue_cancel.queue and j.id = queue_cancel.id
+    for update skip locked;
+    if not found then
+        return false;
+    end if;
+    delete from queue_job j where j.queue = queue_cancel.queue and j.id = queue_cancel.id;
+    return true;
 end
 $$;
 

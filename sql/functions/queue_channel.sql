@@ -2,13 +2,18 @@ create or replace function queue_channel(
     queue text
 )
 returns text
-language sql
+language plpgsql
 stable
 security definer
 set search_path from current
 as $$
+begin
+    if octet_length(queue) between 1 and 255 is not true then
+        perform _queue_refuse_name(queue);
+    end if;
     -- Hashed because LISTEN cuts names after 63 bytes in silence, and pg_notify refuses them.
-    select 'queue_' || to_hex(hashtextextended(current_schema() || '.' || queue collate "C", 0))
+    return 'queue_' || to_hex(hashtextextended(current_schema() || '.' || queue collate "C", 0));
+end
 $$;
 
 comment on function queue_channel is $$
@@ -25,6 +30,8 @@ Waiting for a job without a gap, in this order: LISTEN (committed), `queue_wait`
 **queue**: name of the queue.
 
 Returns the name, 63 bytes at most.
+
+Errors: 22023 for a bad name.
 
     select format('listen %I', queue_channel('apples')) \gexec
 $$;

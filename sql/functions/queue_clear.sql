@@ -6,24 +6,42 @@ language plpgsql
 volatile
 security definer
 set search_path from current
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_sort = off
+set jit = off
 as $$
 #variable_conflict use_column
 declare
-    v_cleared bigint;
+    v_cleared bigint := 0;
+    v_last bigint := 0;
+    v_ids bigint[];
+    v_rows bigint;
 begin
     if octet_length(queue_clear.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_clear.queue);
     end if;
-    with held as materialized (
-        select j.id
-        from queue_job j
+    -- In steps along the primary key: a join of all that is locked with all that is there
+    -- can get a plan that takes the square of their number.
+    loop
+        v_ids := array(
+            select j.id
+            from queue_job j
+            where j.queue = queue_clear.queue and j.id > v_last
+            order by j.id
+            limit 1000
+            for update skip locked
+        );
+        exit when cardinality(v_ids) = 0;
+        delete from queue_job j
         where j.queue = queue_clear.queue
-        for update skip locked
-    )
-    delete from queue_job j
-    using held
-    where j.queue = queue_clear.queue and j.id = held.id;
-    get diagnostics v_cleared = row_count;
+            and j.id > v_last
+            and j.id <= v_ids[cardinality(v_ids)]
+            and j.id = any (v_ids);
+        get diagnostics v_rows = row_count;
+        v_cleared := v_cleared + v_rows;
+        v_last := v_ids[cardinality(v_ids)];
+    end loop;
     return v_cleared;
 end
 $$;

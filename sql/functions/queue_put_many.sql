@@ -25,8 +25,10 @@ declare
     v_schedule_at timestamptz;
     v_expected_at timestamptz := 'infinity';
     v_size integer := coalesce(cardinality(data), cardinality(data_text), cardinality(data_bytes), 0);
+    v_new_ids bigint[];
     v_ids bigint[];
-    v_item record;
+    v_rows bigint;
+    v_inserted bigint := 0;
 begin
     if octet_length(queue_put_many.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_put_many.queue);
@@ -85,35 +87,64 @@ begin
             with ordinality as u (data, data_text, data_bytes, n)
         order by u.n
         returning id;
+        v_inserted := v_size;
     else
-        -- Sorted by key, so that two batches that share keys in different orders wait for
-        -- each other instead of running into a deadlock.
-        v_ids := array_fill(null::bigint, array[v_size]);
-        for v_item in
-            select u.*
-            from unnest(
-                queue_put_many.data, queue_put_many.data_text, queue_put_many.data_bytes, queue_put_many.dedupe_keys
-            ) with ordinality as u (data, data_text, data_bytes, dedupe_key, n)
-            order by u.dedupe_key collate "C", u.n
+        -- Ids in the order of the array, rows in the order of the keys: two batches that
+        -- share keys in different orders wait for each other instead of running into a
+        -- deadlock. As in queue_put, a key may be gone between the insert and the look-up.
+        v_new_ids := array(
+            select nextval(pg_get_serial_sequence('queue_job', 'id')) from generate_series(1, v_size)
+        );
         loop
-            v_ids[v_item.n] := queue_put(
-                queue => queue_put_many.queue,
-                data => v_item.data,
-                data_text => v_item.data_text,
-                data_bytes => v_item.data_bytes,
-                dedupe_key => v_item.dedupe_key,
-                schedule_at => v_schedule_at,
-                expected_at => nullif(v_expected_at, 'infinity'),
-                priority => queue_put_many.priority,
-                headers => queue_put_many.headers,
-                max_attempts => queue_put_many.max_attempts,
-                notify => false
+            insert into queue_job (
+                id, queue, enqueued_at, ready_at, schedule_at, expected_at, rank,
+                dedupe_key, headers, max_attempts, data, data_text, data_bytes
+            )
+            overriding system value
+            select
+                u.new_id,
+                queue_put_many.queue,
+                v_now,
+                case when v_schedule_at > v_now then v_schedule_at end,
+                v_schedule_at,
+                v_expected_at,
+                - coalesce(queue_put_many.priority, 0),
+                u.dedupe_key,
+                queue_put_many.headers,
+                queue_put_many.max_attempts,
+                case when num_nulls(u.data_text, u.data_bytes) = 2 then coalesce(u.data, 'null') end,
+                u.data_text,
+                u.data_bytes
+            from unnest(
+                v_new_ids,
+                v_ids,
+                queue_put_many.dedupe_keys,
+                queue_put_many.data,
+                queue_put_many.data_text,
+                queue_put_many.data_bytes
+            ) with ordinality as u (new_id, id, dedupe_key, data, data_text, data_bytes, n)
+            where u.id is null
+            order by u.dedupe_key collate "C", u.n
+            on conflict (queue, dedupe_key) where dedupe_key is not null do nothing;
+            get diagnostics v_rows = row_count;
+            v_inserted := v_inserted + v_rows;
+            v_ids := array(
+                select
+                    case
+                        when u.dedupe_key is null then u.new_id
+                        when u.id is null then _queue_find(queue_put_many.queue, u.dedupe_key)
+                        else u.id
+                    end
+                from unnest(v_new_ids, v_ids, queue_put_many.dedupe_keys)
+                    with ordinality as u (new_id, id, dedupe_key, n)
+                order by u.n
             );
+            exit when array_position(v_ids, null) is null;
         end loop;
         return query select u.id from unnest(v_ids) with ordinality as u (id, n) order by u.n;
     end if;
 
-    if queue_put_many.notify then
+    if queue_put_many.notify and v_inserted > 0 then
         perform pg_notify(queue_channel(queue_put_many.queue), '');
     end if;
 end

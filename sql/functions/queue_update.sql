@@ -26,18 +26,19 @@ begin
     if num_nonnulls(queue_update.data_text, queue_update.data_bytes) = 0 then
         queue_update.data := coalesce(queue_update.data, 'null');
     end if;
-    with held as materialized (
-        select j.id
-        from queue_job j
-        where j.queue = queue_update.queue and j.id = queue_update.id
-        for update skip locked
-    )
+    perform
+    from queue_job j
+    where j.queue = queue_update.queue and j.id = queue_update.id
+    for update skip locked;
+    if not found then
+        return false;
+    end if;
     update queue_job j
     set data = queue_update.data,
         data_text = queue_update.data_text,
         data_bytes = queue_update.data_bytes
-    where j.queue = queue_update.queue and j.id = any (array(select held.id from held));
-    return found;
+    where j.queue = queue_update.queue and j.id = queue_update.id;
+    return true;
 end
 $$;
 

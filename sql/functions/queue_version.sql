@@ -1,7 +1,7 @@
 create or replace function queue_version()
 returns text
 language sql
-immutable
+stable
 security definer
 set search_path from current
 as $$

@@ -9,6 +9,7 @@ set search_path from current
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 set enable_sort = off
+set jit = off
 as $$
 declare
     v_now timestamptz := clock_timestamp();
