@@ -1,0 +1,24 @@
+-- Runs after the migrations, in their transaction. When nothing of the queue is left, the notes go too:
+-- the table of the version, and the schema, if before.sql made it and nobody else uses it.
+do $$
+declare
+    v_schema text := current_setting('pgq_py.schema');
+    v_installed boolean := false;
+begin
+    perform set_config('search_path', current_setting('pgq_py.outer_search_path'), true);
+    if to_regclass(format('%I.queue_migration', v_schema)) is not null then
+        execute format('select exists (select from %I.queue_migration)', v_schema) into v_installed;
+    end if;
+    if v_installed then
+        return;
+    end if;
+    execute format('drop table if exists %I.queue_migration', v_schema);
+    if obj_description(to_regnamespace(quote_ident(v_schema)), 'pg_namespace') = 'Made by pgq_py, for the queue.' then
+        begin
+            execute format('drop schema %I', v_schema);
+        exception
+            when dependent_objects_still_exist then null;
+        end;
+    end if;
+end
+$$;
