@@ -17,6 +17,7 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
 from . import resources
+from .errors import Error
 
 VERSION_TABLE = "queue_migration"
 """Where a schema's version is kept: one row, or none when nothing is installed."""
@@ -37,7 +38,7 @@ create table if not exists queue_migration (
 """
 
 
-class MigrationError(Exception):
+class MigrationError(Error):
     """A migration that could not be done. Nothing of it was: it may be run again."""
 
 

@@ -23,6 +23,7 @@ FUNCTIONS = ROOT / "sql" / "functions"
 VERSIONS = ROOT / "migrations" / "versions"
 RELEASED = ROOT / "migrations" / "released.txt"
 CONTROL = ROOT / "pgq_py.control"
+PACKAGE = ROOT / "pgq_py" / "_version.py"
 
 MARK = "-- Below this line `make sql` copies from sql/functions; edit the functions there.\n"
 SOURCE = re.compile(r"^-- functions/(\w+)\.sql\n", re.MULTILINE)
@@ -150,11 +151,12 @@ def newest_files(version: Version, earlier: list[Version]) -> dict[Path, str]:
 
 
 def numbered_files(number: str) -> dict[Path, str]:
-    """What the other two places that name the version should hold."""
+    """What the other places that name the version should hold."""
     function = FUNCTIONS / "queue_version.sql"
     return {
         function: re.sub(r"select '\d+'", f"select '{number}'", function.read_text()),
         CONTROL: re.sub(r"default_version = '\d+'", f"default_version = '{number}'", CONTROL.read_text()),
+        PACKAGE: re.sub(r'SCHEMA_VERSION = "\d+"', f'SCHEMA_VERSION = "{number}"', PACKAGE.read_text()),
     }
 
 
