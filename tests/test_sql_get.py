@@ -1,0 +1,180 @@
+"""queue_get and queue_get_any: taking jobs in the caller's transaction."""
+
+import psycopg
+import pytest
+from sql_sessions import Running, column, refused, stored, value
+
+GET = "select data from queue_get('apples')"
+
+
+def put(conn, *data, queue="apples", **options):
+    given = "".join(f", {name} => '{value}'" for name, value in options.items())
+    for item in data:
+        conn.execute(f"select queue_put('{queue}', '{item}'{given})")
+
+
+def test_get_from_a_queue_nobody_put_into_gives_nothing(conn):
+    assert column(conn, GET) == []
+
+
+def test_get_takes_up_to_the_count(conn):
+    put(conn, 1, 2, 3, 4, 5)
+    assert column(conn, "select data from queue_get('apples', 2)") == [1, 2]
+    assert column(conn, "select data from queue_get('apples', count => 2147483647)") == [3, 4, 5]
+
+
+def test_a_rollback_returns_the_job(conn):
+    put(conn, 1)
+    with conn.transaction(force_rollback=True):
+        assert column(conn, GET) == [1]
+        assert column(conn, GET) == []
+    assert column(conn, GET) == [1]
+
+
+def test_a_savepoint_returns_its_jobs_alone(conn):
+    put(conn, 1, 2)
+    with conn.transaction():
+        assert column(conn, GET) == [1]
+        with conn.transaction(force_rollback=True):
+            assert column(conn, GET) == [2]
+    assert column(conn, "select data from queue_get('apples', 9)") == [2]
+
+
+def test_what_was_put_in_the_transaction_can_be_taken_in_it(conn):
+    with conn.transaction():
+        put(conn, 1)
+        assert column(conn, GET) == [1]
+    assert stored(conn) == 0
+
+
+def test_others_pass_over_a_job_that_is_being_taken(database):
+    one, two = database.connect(autocommit=False), database.connect()
+    put(two, 1, 2)
+    assert column(one, GET) == [1]
+    assert column(two, GET) == [2]
+    assert column(two, GET) == []
+    one.rollback()
+    assert column(two, GET) == [1]
+
+
+def test_a_lost_connection_returns_the_job(database, conn):
+    one = database.connect(autocommit=False)
+    put(conn, 1)
+    assert column(one, GET) == [1]
+    # Waits for the end of that session, which is when the locks are gone.
+    assert value(conn, "select pg_terminate_backend(%s, 20000)", one.info.backend_pid)
+    assert column(conn, GET) == [1]
+
+
+@pytest.mark.parametrize("due", [False, True])
+def test_get_locks_no_more_than_it_takes(database, conn, due):
+    one, two = database.connect(autocommit=False), database.connect(autocommit=False)
+    put(conn, *range(20))
+    if due:
+        put(conn, 100, schedule_in="1ms", priority=-1)
+        conn.execute("select pg_sleep(0.002)")
+    assert column(one, "select data from queue_get('apples', 5)") == [0, 1, 2, 3, 4]
+    expected = [*range(5, 20), 100] if due else [*range(5, 20)]
+    assert column(two, "select data from queue_get('apples', 99)") == expected
+
+
+def test_get_goes_on_beyond_jobs_that_others_hold(database, conn):
+    # More than the first look of a taker reaches when there are due jobs.
+    one = database.connect(autocommit=False)
+    put(conn, "1", schedule_in="1ms", priority=-1)
+    conn.execute("select queue_put_many('apples', array(select to_jsonb(i) from generate_series(1, 1000) i))")
+    assert len(column(one, "select data from queue_get('apples', 990)")) == 990
+    assert column(conn, "select data from queue_get('apples', 4)") == [991, 992, 993, 994]
+    assert column(conn, "select data from queue_get('apples', 99)") == [995, 996, 997, 998, 999, 1000, 1]
+
+
+def test_queues_do_not_mix(conn):
+    put(conn, 1, queue="apples")
+    put(conn, 2, queue="Apples")
+    assert column(conn, "select data from queue_get('Apples', 9)") == [2]
+    assert column(conn, "select data from queue_get('apples', 9)") == [1]
+
+
+@pytest.mark.parametrize("count", ["0", "-1", "null"])
+def test_a_count_below_one_is_refused(conn, count):
+    refused(conn, "22023", f"select queue_get('apples', {count})", hint=True)
+    refused(conn, "22023", f"select queue_get_any(array['apples'], {count})", hint=True)
+
+
+def test_get_any_asks_the_queues_in_their_order(conn):
+    put(conn, 1, 2, queue="apples")
+    put(conn, 3, 4, queue="pears")
+    query = "select queue, data from queue_get_any(array['plums', 'pears', 'apples'], %s)"
+    assert conn.execute(query, [3]).fetchall() == [("pears", 3), ("pears", 4), ("apples", 1)]
+    assert conn.execute(query, [3]).fetchall() == [("apples", 2)]
+
+
+@pytest.mark.parametrize("queues", ["null", "'{}'"])
+def test_get_any_of_no_queues_gives_nothing(conn, queues):
+    assert column(conn, f"select id from queue_get_any({queues})") == []
+
+
+def test_get_any_refuses_a_bad_name(conn):
+    refused(conn, "22023", "select queue_get_any(array['apples', ''])", hint=True)
+    refused(conn, "22023", "select queue_get_any(array['apples', null])", hint=True)
+
+
+@pytest.mark.parametrize("level", ["repeatable read", "serializable"])
+@pytest.mark.parametrize("due", [False, True])
+def test_above_read_committed_a_job_taken_meanwhile_is_an_error(database, conn, level, due):
+    put(conn, 1, **({"schedule_in": "1ms"} if due else {}))
+    conn.execute("select pg_sleep(0.002)")
+    one = database.connect(autocommit=False)
+    one.execute(f"set transaction isolation level {level}")
+    one.execute("select count(*) from queue_job")
+    assert column(conn, GET) == [1]
+    put(conn, 2)
+    refused(one, "40001", GET)
+    one.rollback()
+    assert column(one, GET) == [2]
+
+
+def test_statement_timeout_takes_nothing(database, conn):
+    put(conn, 1, 2)
+    blocker, one = database.connect(autocommit=False), database.connect(autocommit=False)
+    # Taking needs a lock on the table that this one excludes.
+    blocker.execute("lock table queue_job in exclusive mode")
+    one.execute("set local statement_timeout = '300ms'")
+    running = Running(one, GET)
+    running.wait_for_lock(conn)
+    with pytest.raises(psycopg.errors.QueryCanceled):
+        running.result()
+    refused(one, "25P02", GET)
+    one.rollback()
+    blocker.rollback()
+    assert column(one, "select data from queue_get('apples', 9)") == [1, 2]
+
+
+def test_promotion_wakes_the_takers_that_found_nothing(database, conn):
+    """Two consumers wake when jobs come due; one promotes them all and takes one, the other sees none."""
+    one, two = database.connect(autocommit=False), database.connect()
+    put(conn, 1, 2, schedule_in="1ms", notify="false")
+    conn.execute("select pg_sleep(0.002)")
+    two.execute(f'listen "{value(conn, "select queue_channel($$apples$$)")}"')
+    assert column(one, "select data from queue_get('apples', promote => true)") == [1]
+    assert column(two, "select data from queue_get('apples', promote => true)") == []
+    one.commit()
+    assert len(list(two.notifies(timeout=10, stop_after=1))) == 1
+    assert column(two, "select data from queue_get('apples', promote => true)") == [2]
+
+
+def test_promotion_of_what_is_taken_wakes_nobody(database, conn):
+    two = database.connect()
+    put(conn, 1, schedule_in="1ms", notify="false")
+    two.execute(f'listen "{value(conn, "select queue_channel($$apples$$)")}"')
+    conn.execute("select pg_sleep(0.002)")
+    assert column(conn, "select data from queue_get('apples', promote => true)") == [1]
+    conn.execute("select pg_notify(queue_channel('apples'), 'the end')")
+    assert [n.payload for n in two.notifies(timeout=10, stop_after=1)] == ["the end"]
+
+
+def test_promotion_is_bounded(conn):
+    conn.execute("select queue_put_many('apples', array_fill('1'::jsonb, array[1000]), schedule_in => '1ms')")
+    conn.execute("select pg_sleep(0.002)")
+    assert column(conn, "select data from queue_get('apples', promote => true)") == [1]
+    assert value(conn, "select count(*) from queue_job where ready_at is null") == 99
