@@ -11,7 +11,7 @@ import pytest
 
 
 def column(conn: psycopg.Connection[Any], query: str, *params: Any) -> list[Any]:
-    return [row[0] for row in conn.execute(query, params).fetchall()]
+    return [row[0] for row in conn.execute(query, params or None).fetchall()]
 
 
 def value(conn: psycopg.Connection[Any], query: str, *params: Any) -> Any:
@@ -24,7 +24,7 @@ def refused(
 ) -> psycopg.Error:
     """The error of a statement; `hint` where the error is raised by a function of ours."""
     with pytest.raises(psycopg.Error) as caught:
-        conn.execute(query, params)
+        conn.execute(query, params or None)
     assert caught.value.sqlstate == sqlstate, caught.value
     if hint:
         assert caught.value.diag.message_hint
@@ -48,7 +48,7 @@ class Running:
 
     def _run(self, query: str, params: tuple[Any, ...]) -> None:
         try:
-            self.rows = self.conn.execute(query, params).fetchall()
+            self.rows = self.conn.execute(query, params or None).fetchall()
         except psycopg.Error as error:
             self.error = error
 

@@ -27,6 +27,7 @@ security definer
 set search_path from current
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
+set enable_sort = off
 set jit = off
 as $$
 #variable_conflict use_column
@@ -66,7 +67,7 @@ begin
             select j.*
             from queue_job j
             where queue_list.scheduled and j.queue = queue_list.queue and j.ready_at is not null and j.ready_at > v_now
-            order by j.ready_at, j.rank, j.expected_at, j.id
+            order by j.ready_at
             limit queue_list.count
         )
     ) l

@@ -1,0 +1,142 @@
+"""Pausing, waiting and waking: queue_pause, queue_resume, queue_wait, queue_channel and notifications."""
+
+from datetime import timedelta
+
+import pytest
+from psycopg import sql
+from sql_sessions import column, value
+
+GET = "select data from queue_get('apples', 9)"
+
+
+def listen(conn, queue="apples"):
+    conn.execute(sql.SQL("listen {}").format(sql.Identifier(value(conn, "select queue_channel(%s)", queue))))
+
+
+def woken(conn, timeout=10):
+    return len(list(conn.notifies(timeout=timeout, stop_after=1))) == 1
+
+
+def ends_quietly(listener, conn):
+    """Nothing is notified before a notification that is sent now."""
+    conn.execute("select pg_notify(queue_channel('apples'), 'the end')")
+    return [n.payload for n in listener.notifies(timeout=10, stop_after=1)] == ["the end"]
+
+
+def test_a_paused_queue_takes_puts_and_gives_nothing(conn):
+    assert value(conn, "select queue_pause('apples')") is True
+    assert value(conn, "select queue_pause('apples')") is False
+    conn.execute("select queue_put('apples', '1')")
+    conn.execute("select queue_put('apples', '2', schedule_in => '-1s')")
+    assert column(conn, GET) == []
+    assert column(conn, "select data from queue_get('apples', promote => true)") == []
+    assert value(conn, "select queue_count('apples')") == 2
+    assert value(conn, "select queue_resume('apples')") is True
+    assert value(conn, "select queue_resume('apples')") is False
+    assert column(conn, GET) == [1, 2]
+
+
+def test_only_the_paused_queue_is_paused(conn):
+    conn.execute("select queue_pause('pears')")
+    conn.execute("select queue_put('apples', '1'), queue_put('pears', '2')")
+    assert column(conn, "select data from queue_get_any(array['pears', 'apples'], 9)") == [1]
+
+
+def test_a_created_queue_can_be_paused(conn):
+    conn.execute("select queue_create('apples')")
+    assert value(conn, "select queue_resume('apples')") is False
+    assert value(conn, "select queue_pause('apples')") is True
+
+
+def test_a_pause_takes_effect_with_its_commit(database, conn):
+    one = database.connect(autocommit=False)
+    conn.execute("select queue_put_many('apples', array['1', '2']::jsonb[])")
+    one.execute("select queue_pause('apples')")
+    assert column(conn, "select data from queue_get('apples')") == [1]
+    one.commit()
+    assert column(conn, GET) == []
+
+
+def test_resume_wakes(database, conn):
+    listener = database.connect()
+    conn.execute("select queue_pause('apples')")
+    listen(listener)
+    conn.execute("select queue_resume('apples')")
+    assert woken(listener)
+
+
+def test_resume_of_what_is_not_paused_wakes_nobody(database, conn):
+    listener = database.connect()
+    listen(listener)
+    conn.execute("select queue_resume('apples')")
+    assert ends_quietly(listener, conn)
+
+
+@pytest.mark.parametrize(
+    "put",
+    [
+        "queue_put('apples', '1')",
+        "queue_put('apples', '1', schedule_in => '1h')",
+        "queue_put_many('apples', array['1', '2']::jsonb[])",
+        "queue_put_many('apples', array['1', '2']::jsonb[], dedupe_keys => array['a', 'b'])",
+    ],
+)
+def test_a_put_wakes_when_it_is_committed(database, conn, put):
+    listener, one = database.connect(), database.connect(autocommit=False)
+    listen(listener)
+    one.execute(f"select {put}")
+    assert ends_quietly(listener, conn)
+    one.commit()
+    assert woken(listener)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "queue_put('apples', '1', notify => false)",
+        "queue_put_many('apples', array['1']::jsonb[], notify => false)",
+        "queue_put_many('apples', '{}'::jsonb[])",
+        "queue_put('pears', '1')",
+        "queue_get('apples')",
+        "queue_clear('apples')",
+    ],
+)
+def test_these_wake_nobody(database, conn, call):
+    listener = database.connect()
+    listen(listener)
+    conn.execute(f"select {call}")
+    assert ends_quietly(listener, conn)
+
+
+def test_wait_is_the_time_until_the_next_job_comes_due(conn):
+    assert value(conn, "select queue_wait('apples')") is None
+    conn.execute("select queue_put('apples', '1', schedule_in => '2h')")
+    conn.execute("select queue_put('apples', '1', schedule_in => '1h')")
+    conn.execute("select queue_put('pears', '1', schedule_in => '1m')")
+    assert timedelta(minutes=59) < value(conn, "select queue_wait('apples')") <= timedelta(hours=1)
+
+
+def test_wait_does_not_count_jobs_that_can_be_taken(conn):
+    conn.execute("select queue_put('apples', '1'), queue_put('apples', '1', schedule_in => '1ms')")
+    conn.execute("select pg_sleep(0.002)")
+    assert value(conn, "select queue_wait('apples')") is None
+
+
+def test_wait_of_a_paused_queue_is_until_a_notification(conn):
+    conn.execute("select queue_put('apples', '1', schedule_in => '1h')")
+    conn.execute("select queue_pause('apples')")
+    assert value(conn, "select queue_wait('apples')") is None
+
+
+def test_after_waiting_as_told_the_job_is_due(conn):
+    conn.execute("select queue_put('apples', '1', schedule_in => '20ms')")
+    conn.execute("select pg_sleep_for(queue_wait('apples'))")
+    assert column(conn, GET) == [1]
+
+
+def test_a_channel_is_short_and_belongs_to_one_queue(conn):
+    names = ["apples", "Apples", "x" * 255, "x" * 254]
+    channels = [value(conn, "select queue_channel(%s)", name) for name in names]
+    assert len(set(channels)) == 4
+    assert all(len(channel.encode()) <= 63 for channel in channels)
+    assert value(conn, "select queue_channel('apples')") == channels[0]
