@@ -375,10 +375,10 @@ def main(dsn: str, limit: int | None = None) -> int:
         limit: take so many files only.
     """
     run = Run(library(), source_files(library(), limit))
-    migrate(dsn)
     try:
         with psycopg.connect(dsn, autocommit=True, application_name="pgq-py demo") as conn:
             hold_alone(conn)
+            migrate(dsn)
             perform(conn, dsn, run)
             print("Comparing with a plain walk over the same files ...", flush=True)
             wrong = list(differences(conn, run))
