@@ -56,7 +56,8 @@ begin
             continue when v_again and v_job.id = any (v_ids);
             perform
             from queue_job j
-            where j.queue = _queue_pick.queue and j.id = v_job.id and (j.ready_at is null or j.ready_at <= _queue_pick.now)
+            where j.queue = _queue_pick.queue and j.id = v_job.id
+                and (j.ready_at is null or j.ready_at <= _queue_pick.now)
             for update skip locked;
             if found then
                 v_ids := v_ids || v_job.id;

@@ -109,8 +109,10 @@ begin
     end loop;
 
     -- Takers that came by meanwhile could not see what was promoted here, and sleep.
-    if exists (select unnest(v_promoted) except select unnest(v_ids)) then
-        perform pg_notify(queue_channel(queue_get.queue), '');
+    if cardinality(v_promoted) > 0 then
+        if exists (select unnest(v_promoted) except select unnest(v_ids)) then
+            perform pg_notify(queue_channel(queue_get.queue), '');
+        end if;
     end if;
 end
 $$;
@@ -131,8 +133,9 @@ others hold are passed over. A paused queue gives none.
 **count**: take up to this many, 1 by default.
 **promote**: true only from a caller who commits at once. It also moves a bounded number of
 other jobs that have come due to the ready ones, for all takers, and notifies the queue's
-channel; they would be hidden for as long as the transaction stays open. Without it only the jobs taken are touched, and of more
-than about 100 jobs that come due at once, those due first are considered first.
+channel; they would be hidden for as long as the transaction stays open. Without it only the
+jobs taken are touched. Either way, of more than about 100 jobs that come due at once, those
+due first are considered first.
 
 Returns one row for each job, none if there is nothing to take.
 

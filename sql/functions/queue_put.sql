@@ -94,7 +94,8 @@ making.
 priority the one expected earlier comes first, and one without an expectation last.
 **priority**: higher comes first; 0 by default, negative is fine.
 **dedupe_key**: while a job with this key is in the queue, another put with the same key
-stores nothing and returns the id of the job that is there.
+stores nothing and returns the id of the job that is there. A put waits for the end of a
+transaction that is putting or taking the job with its key.
 **headers**: anything for the consumer that is not the data, a trace context for example.
 **max_attempts**: how often the job may be tried before it counts as dead; by default as
 the queue says.
@@ -109,7 +110,8 @@ Returns the job's id.
 Errors: 22023 for a bad name or arguments that exclude each other; 22008 for an infinite or
 impossible time; 22003 for the priority -2147483648, which has no opposite; 22P02, 22P05 or
 54001 for text that is not JSON, is not Unicode or is nested too deep; 40001 where the key
-is being put by another transaction and the isolation level is above READ COMMITTED.
+is being put by another transaction and the isolation level is above READ COMMITTED; 40P01
+where two transactions that hold a key each wait for the other's.
 
     select queue_put('apples', '{"kind": "Cox"}');
     select queue_put('apples', '{"kind": "Cox"}', schedule_in => '5m', priority => 10);
