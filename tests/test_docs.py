@@ -251,3 +251,14 @@ def django_database(database: Database, monkeypatch: pytest.MonkeyPatch) -> None
     if not settings.configured:
         settings.configure(DATABASES={"default": options}, USE_TZ=True)
     monkeypatch.setattr(connections._connections, "default", ConnectionHandler({"default": options})["default"], False)
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/coming-from.md", "docs/design/README.md"])
+def test_links_lead_somewhere(page: str) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", (ROOT / page).read_text()):
+        assert (ROOT / page).parent.joinpath(target).exists(), target
+
+
+def test_the_index_of_design_pages_is_whole() -> None:
+    index = (ROOT / "docs/design/README.md").read_text()
+    assert all(f"({path.name})" in index for path in (ROOT / "docs/design").glob("*.md") if path.name != "README.md")

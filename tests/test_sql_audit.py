@@ -47,9 +47,7 @@ def test_all_have_a_comment(conn):
 
 def test_public_may_execute_nothing(conn):
     assert names(conn, "proacl is null") == []
-    assert (
-        names(conn, "exists (select from aclexplode(proacl) a where a.grantee = 0 or a.grantee <> proowner)") == []
-    )
+    assert names(conn, "exists (select from aclexplode(proacl) a where a.grantee = 0 or a.grantee <> proowner)") == []
 
 
 def test_another_role_may_not_execute(conn):
@@ -65,7 +63,9 @@ def test_no_function_is_leakproof_or_parallel_safe_by_accident(conn):
     assert names(conn, "proleakproof or proparallel <> 'u'") == []
 
 
-WRITES = re.compile(r"\b(insert into|update queue|delete from|for update|pg_notify|nextval|from queue_get|perform _queue_(?!refuse))")
+WRITES = re.compile(
+    r"\b(insert into|update queue|delete from|for update|pg_notify|nextval|from queue_get|perform _queue_(?!refuse))"
+)
 
 
 @pytest.mark.parametrize("file", TEXTS)
@@ -192,7 +192,10 @@ def test_a_file_is_one_function_with_comment_and_revoke(file):
     assert len(re.findall(rf"^comment on function {name} is( \$\$|\n    ')", text, re.M)) == 1
     assert len(re.findall(rf"^revoke all on function {name} from public;$", text, re.M)) == 1
     attributes = text.partition("as $$")[0]
-    order = [attributes.index(word) for word in ("\nreturns ", "\nlanguage ", "\nsecurity definer\n", "\nset search_path from current\n")]
+    order = [
+        attributes.index(word)
+        for word in ("\nreturns ", "\nlanguage ", "\nsecurity definer\n", "\nset search_path from current\n")
+    ]
     assert order == sorted(order)
 
 
@@ -211,7 +214,9 @@ def test_text_is_tidy(file):
     assert text.endswith("\n")
     assert not text.endswith("\n\n")
     assert "\t" not in text
-    assert [line for line in text.splitlines() if line != line.rstrip() or (len(line) > 120 and line[:5] != "    '")] == []
+    assert [
+        line for line in text.splitlines() if line != line.rstrip() or (len(line) > 120 and line[:5] != "    '")
+    ] == []
 
 
 @pytest.mark.parametrize("file", TEXTS)

@@ -87,9 +87,9 @@ def test_a_rolled_back_cancel_keeps_the_job(conn):
 def test_list_shows_jobs_and_takes_none(conn):
     id = put(conn, headers='{"a": 1}', priority=2, dedupe_key="k")
     query = "select id, data, headers, priority, dedupe_key, attempts, ready_at, expected_at from queue_list('apples')"
-    assert conn.execute(query).fetchall() == conn.execute(query).fetchall() == [
-        (id, 1, {"a": 1}, 2, "k", 0, None, None)
-    ]
+    assert (
+        conn.execute(query).fetchall() == conn.execute(query).fetchall() == [(id, 1, {"a": 1}, 2, "k", 0, None, None)]
+    )
 
 
 def test_list_gives_waiting_jobs_last_and_those_due_first(conn):

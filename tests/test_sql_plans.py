@@ -196,8 +196,14 @@ def test_a_get_of_ten_reads_ten_times_as_much_at_most(seen, situation):
 @pytest.mark.parametrize("situation", SITUATIONS)
 @pytest.mark.parametrize(
     ("name", "pages", "rows"),
-    [("wait", 10, 1), ("list 10", 120, 30), ("cancel", 40, 5), ("update", 40, 5)]
-    + [("put known key", 40, 5), ("put many known keys", 40, 5)],
+    [
+        ("wait", 10, 1),
+        ("list 10", 120, 30),
+        ("cancel", 40, 5),
+        ("update", 40, 5),
+        ("put known key", 40, 5),
+        ("put many known keys", 40, 5),
+    ],
 )
 def test_the_other_calls_read_little_as_well(seen, situation, name, pages, rows):
     got = seen[situation][name]

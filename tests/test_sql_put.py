@@ -50,7 +50,7 @@ def test_text_and_bytes_are_stored_as_they_are(conn):
 
 
 def test_large_data_comes_back_whole(conn):
-    data = {"text": "é\\\" " * 500_000}
+    data = {"text": 'é\\" ' * 500_000}
     conn.execute("select queue_put('apples', %s)", [Jsonb(data)])
     assert value(conn, "select data from queue_get('apples')") == data
 

@@ -31,7 +31,12 @@ def test_due_is_judged_by_the_clock_not_by_the_start_of_the_transaction(conn):
 
 @pytest.mark.parametrize(
     "time",
-    ["schedule_at => '1970-01-01'", "schedule_at => '4713-01-01 BC'", "schedule_in => '-5 years'", "schedule_in => '0'"],
+    [
+        "schedule_at => '1970-01-01'",
+        "schedule_at => '4713-01-01 BC'",
+        "schedule_in => '-5 years'",
+        "schedule_in => '0'",
+    ],
 )
 def test_a_time_that_has_passed_means_now(conn, time):
     conn.execute(f"select queue_put('apples', '1', {time})")
