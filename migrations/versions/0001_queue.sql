@@ -212,7 +212,8 @@ begin
             continue when v_again and v_job.id = any (v_ids);
             perform
             from queue_job j
-            where j.queue = _queue_pick.queue and j.id = v_job.id and (j.ready_at is null or j.ready_at <= _queue_pick.now)
+            where j.queue = _queue_pick.queue and j.id = v_job.id
+                and (j.ready_at is null or j.ready_at <= _queue_pick.now)
             for update skip locked;
             if found then
                 v_ids := v_ids || v_job.id;
@@ -814,8 +815,10 @@ begin
     end loop;
 
     -- Takers that came by meanwhile could not see what was promoted here, and sleep.
-    if exists (select unnest(v_promoted) except select unnest(v_ids)) then
-        perform pg_notify(queue_channel(queue_get.queue), '');
+    if cardinality(v_promoted) > 0 then
+        if exists (select unnest(v_promoted) except select unnest(v_ids)) then
+            perform pg_notify(queue_channel(queue_get.queue), '');
+        end if;
     end if;
 end
 $$;
@@ -836,8 +839,9 @@ others hold are passed over. A paused queue gives none.
 **count**: take up to this many, 1 by default.
 **promote**: true only from a caller who commits at once. It also moves a bounded number of
 other jobs that have come due to the ready ones, for all takers, and notifies the queue's
-channel; they would be hidden for as long as the transaction stays open. Without it only the jobs taken are touched, and of more
-than about 100 jobs that come due at once, those due first are considered first.
+channel; they would be hidden for as long as the transaction stays open. Without it only the
+jobs taken are touched. Either way, of more than about 100 jobs that come due at once, those
+due first are considered first.
 
 Returns one row for each job, none if there is nothing to take.
 
@@ -1156,7 +1160,8 @@ making.
 priority the one expected earlier comes first, and one without an expectation last.
 **priority**: higher comes first; 0 by default, negative is fine.
 **dedupe_key**: while a job with this key is in the queue, another put with the same key
-stores nothing and returns the id of the job that is there.
+stores nothing and returns the id of the job that is there. A put waits for the end of a
+transaction that is putting or taking the job with its key.
 **headers**: anything for the consumer that is not the data, a trace context for example.
 **max_attempts**: how often the job may be tried before it counts as dead; by default as
 the queue says.
@@ -1171,7 +1176,8 @@ Returns the job's id.
 Errors: 22023 for a bad name or arguments that exclude each other; 22008 for an infinite or
 impossible time; 22003 for the priority -2147483648, which has no opposite; 22P02, 22P05 or
 54001 for text that is not JSON, is not Unicode or is nested too deep; 40001 where the key
-is being put by another transaction and the isolation level is above READ COMMITTED.
+is being put by another transaction and the isolation level is above READ COMMITTED; 40P01
+where two transactions that hold a key each wait for the other's.
 
     select queue_put('apples', '{"kind": "Cox"}');
     select queue_put('apples', '{"kind": "Cox"}', schedule_in => '5m', priority => 10);
