@@ -70,6 +70,7 @@ def with_second_version(folder: Path) -> Checkout:
     The new one adds a column and a function, changes a function, and drops and makes anew another.
     """
     copy = Checkout.copy_to(folder)
+    copy.make_sql()
     copy.make_sql("release")
     copy.make_sql("new", "add_note")
     name = max(path.stem for path in (folder / "migrations" / "versions").glob("*_add_note.py"))
