@@ -130,12 +130,20 @@ def examine(path: Path) -> Findings:
 def imported(tree: ast.AST) -> list[str]:
     """The names of the modules that a program imports anywhere, relative ones with their dots."""
     names: set[str] = set()
-    for node in ast.walk(tree):
+    for node in statements(tree):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             names.add("." * node.level + (node.module or ""))
     return sorted(names)
+
+
+def statements(node: ast.AST) -> Iterator[ast.AST]:
+    """The statements within a node, at any depth. Expressions hold none, and are most of a tree."""
+    for block in ("body", "orelse", "finalbody", "handlers", "cases"):
+        for statement in getattr(node, block, ()):
+            yield statement
+            yield from statements(statement)
 
 
 # The workers. Each is a process of its own, with a connection of its own.

@@ -87,10 +87,14 @@ def a_perfect_run(conn: psycopg.Connection[tuple[object, ...]], root: Path) -> d
 
 
 def test_imports_are_found_wherever_they_are(tmp_path: Path) -> None:
-    (tmp_path / "a.py").write_text("import os.path, sys\ndef f():\n    from ..x import y\n    from . import z\n")
+    blocks = ("try", "except E", "else", "finally", "for _ in f", "else", "with f", "def f()", "class C")
+    text = "import os.path, sys\nfrom . import z\n"
+    text += "".join(f"{block}:\n    from ..x{n} import y\n" for n, block in enumerate(blocks))
+    text += "match f:\n    case 1:\n        if f:\n            import last\nf = lambda: 1\n"
+    (tmp_path / "a.py").write_text(text)
     found = demo.examine(tmp_path / "a.py")
-    assert found.imports == [".", "..x", "os.path", "sys"]
-    assert (found.lines, found.unreadable) == (4, None)
+    assert found.imports == [".", *(f"..x{n}" for n in range(9)), "last", "os.path", "sys"]
+    assert (found.lines, found.unreadable) == (25, None)
 
 
 def test_only_one_demo_runs_in_a_database(database: Database, capsys: pytest.CaptureFixture[str]) -> None:
