@@ -30,10 +30,12 @@ from psycopg.conninfo import make_conninfo
 from psycopg.rows import namedtuple_row
 
 from . import PQ, Queue, resources
+from . import migrate as migrations
 
 SCHEMA = "pgq_py_demo"
 QUEUE = "stdlib"
 TABLE = f"{SCHEMA}.stdlib_file"
+QUERY = f"select path, lines, imports, worker from {TABLE} order by lines desc limit 9"
 WORKERS = 4
 DELAY = timedelta(seconds=1)
 PRIORITY = 10
@@ -399,8 +401,21 @@ def main(dsn: str, limit: int | None = None) -> int:
         print(f"The demo failed: {len(wrong)} differences.", file=sys.stderr)
         return 1
     print("Every file exactly once, and the table equals the walk.")
-    print(f"The results are yours to look at: select * from {TABLE};")
+    print(f"The results stay in the table {TABLE}. To look at them, here or with psql:")
+    print(f"    {sys.executable} -m pgq_py.demo '{QUERY}'")
     return 0
+
+
+def look(query: str) -> None:
+    """Print what a query gives in the database that the environment names, or that of the embedded server."""
+    dsn = migrations.named_dsn()
+    if dsn is None:
+        from .embedded import start
+
+        dsn = start()
+    with psycopg.connect(dsn) as conn:
+        for row in conn.execute(query.encode()):
+            print(*row, sep=" | ")
 
 
 def migrate(dsn: str) -> None:
@@ -440,3 +455,7 @@ def perform(conn: psycopg.Connection[Any], dsn: str, run: Run) -> None:
             if process.is_alive():
                 raise DemoError(f"worker {number} does not end, though no job is left")
         refuse_dead(run)
+
+
+if __name__ == "__main__":
+    look(sys.argv[1] if len(sys.argv) > 1 else QUERY)

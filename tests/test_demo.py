@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import subprocess
 from pathlib import Path
 
 import psycopg
 import pytest
-from conftest import Database
+from conftest import ROOT, Database
 
 from pgq_py import demo
 
@@ -24,6 +27,10 @@ def test_every_file_is_done_once_though_a_worker_is_killed(
     assert "p50" in out
     conn = database.connect()
     assert conn.execute(f"select count(*), count(distinct path) from {demo.TABLE}").fetchone() == (FILES, FILES)
+    (command,) = (line for line in out.splitlines() if "-m pgq_py.demo" in line)
+    where = os.environ | {"PGQ_PY_DSN": database.dsn, "PYTHONPATH": str(ROOT)}
+    shown = subprocess.run(shlex.split(command), env=where, capture_output=True, text=True, check=True).stdout
+    assert len(shown.splitlines()) == 9
     # The results are kept until the next run, which works as the first one did.
     assert demo.main(database.dsn, FILES) == 0
 
