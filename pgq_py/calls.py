@@ -143,27 +143,27 @@ class Calls:
 
         options = (
             "schedule_at => %s, schedule_in => %s, expected_at => %s, expected_in => %s, "
-            "priority => %s, headers => %s::jsonb, max_attempts => %s, notify => %s"
+            "priority => %s::int, headers => %s::jsonb, max_attempts => %s::int, notify => %s"
         )
         self._version = function("select {schema}.queue_version()")
         self._put = function(
             "select {schema}.queue_put(queue => %s, data => %s::jsonb, data_text => %s, data_bytes => %s, "
-            "dedupe_key => %s, " + options + ")"
+            "dedupe_key => %s::text, " + options + ")"
         )
         self._put_many = function(
             "select {schema}.queue_put_many(queue => %s, data => %s::jsonb[], data_text => %s::text[], "
             "data_bytes => %s::bytea[], dedupe_keys => %s::text[], " + options + ")"
         )
-        self._get = function("select " + _JOB + " from {schema}.queue_get(%s, %s, %s)")
-        self._get_any = function("select queue, " + _JOB + " from {schema}.queue_get_any(%s::text[], %s, %s)")
+        self._get = function("select " + _JOB + " from {schema}.queue_get(%s, %s::int, %s)")
+        self._get_any = function("select queue, " + _JOB + " from {schema}.queue_get_any(%s::text[], %s::int, %s)")
         self._wait = function("select min({schema}.queue_wait(name)) from unnest(%s::text[]) as name")
         self._next = function("select clock_timestamp() + {schema}.queue_wait(%s)")
         self._channels = function("select {schema}.queue_channel(name) from unnest(%s::text[]) as name")
         self._update = function(
-            "select {schema}.queue_update(%s, %s, data => %s::jsonb, data_text => %s, data_bytes => %s)"
+            "select {schema}.queue_update(%s, %s::bigint, data => %s::jsonb, data_text => %s, data_bytes => %s)"
         )
-        self._cancel = function("select {schema}.queue_cancel(%s, %s)")
-        self._list = function("select " + _JOB + " from {schema}.queue_list(%s, scheduled => %s, count => %s)")
+        self._cancel = function("select {schema}.queue_cancel(%s, %s::bigint)")
+        self._list = function("select " + _JOB + " from {schema}.queue_list(%s, scheduled => %s, count => %s::int)")
         self._count = function("select {schema}.queue_count(%s, scheduled => %s)")
         self._clear = function("select {schema}.queue_clear(%s)")
         self._create = function("select {schema}.queue_create(%s)")
@@ -290,6 +290,26 @@ class Calls:
     def stats(self, queue: str | None) -> Call[list[Stats]]:
         """What is in one queue or in all."""
         return Call(self._stats, (queue,), _stats)
+
+    def put_again(self, taken: Taken) -> Call[int]:
+        """A job that was taken and reached nobody, as it was but for the id."""
+        return Call(
+            self._put,
+            (
+                taken.queue,
+                *taken.payload,
+                taken.dedupe_key,
+                taken.schedule_at,
+                None,
+                taken.expected_at,
+                None,
+                taken.priority,
+                taken.headers,
+                taken.max_attempts,
+                True,
+            ),
+            _first,
+        )
 
     def bury(self, taken: Taken, reason: str) -> Call[None]:
         """A job that was taken and can't be read, to the dead."""

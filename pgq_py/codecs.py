@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+from decimal import Decimal
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from .errors import DecodeError, PayloadError
@@ -66,6 +67,18 @@ def _has_big_integer(data: Any) -> bool:
     return False
 
 
+def _integer(text: str) -> int | float:
+    """The number: a float if it is beyond the integers we store and is just what a float writes."""
+    number = int(text)
+    if -(2**63) <= number < 2**64:
+        return number
+    try:
+        near = float(number)
+    except OverflowError:
+        return number
+    return near if Decimal(repr(near)) == number else number
+
+
 class JSONCodec:
     """JSON in a jsonb column: what any language and any SQL query can read."""
 
@@ -97,7 +110,8 @@ class JSONCodec:
         if payload.json is None:
             raise DecodeError("the job holds text or bytes, and this queue reads JSON: open it with its serializer")
         try:
-            return json.loads(payload.json)
+            # 1e300 comes back from jsonb with all its zeros.
+            return json.loads(payload.json, parse_int=_integer if _LONG.search(payload.json) else None)
         except (ValueError, RecursionError) as error:
             raise DecodeError(f"the JSON can't be read: {type(error).__name__}") from error
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import psycopg
 from psycopg import pq
-from psycopg.abc import AdaptContext, Buffer
+from psycopg._connection_base import BaseConnection
+from psycopg.abc import AdaptContext, Buffer, PQGen, Query
 from psycopg.adapt import AdaptersMap, Loader
 from psycopg.rows import TupleRow, tuple_row
 
@@ -15,12 +16,15 @@ from psycopg.rows import TupleRow, tuple_row
 class _JSONText(Loader):
     """jsonb as the text it comes as: the codec of the queue reads it."""
 
+    format = pq.Format.BINARY
+
     def __init__(self, oid: int, context: AdaptContext | None = None) -> None:
         super().__init__(oid, context)
         self._encoding = self.connection.info.encoding if self.connection else "utf-8"
 
     def load(self, data: Buffer) -> str:
-        return bytes(data).decode(self._encoding)
+        # The first byte is the version of the format.
+        return bytes(data)[1:].decode(self._encoding)
 
 
 class _Time(Loader):
@@ -30,9 +34,11 @@ class _Time(Loader):
     error in the reading of it.
     """
 
+    format = pq.Format.BINARY
+
     def __init__(self, oid: int, context: AdaptContext | None = None) -> None:
         super().__init__(oid, context)
-        found = psycopg.adapters.get_loader(oid, pq.Format.TEXT)
+        found = psycopg.adapters.get_loader(oid, pq.Format.BINARY)
         assert found is not None  # psycopg registers one for timestamptz
         self._loader = found(oid, context)
 
@@ -41,7 +47,8 @@ class _Time(Loader):
             loaded: datetime = self._loader.load(data)
             return loaded
         except psycopg.DataError:
-            edge = datetime.min if bytes(data).endswith(b"BC") else datetime.max
+            # Microseconds since the year 2000, with a sign.
+            edge = datetime.min if bytes(data)[0] & 0x80 else datetime.max
             return edge.replace(tzinfo=UTC)
 
 
@@ -49,26 +56,57 @@ ADAPTERS = AdaptersMap(psycopg.adapters)
 ADAPTERS.register_loader("jsonb", _JSONText)
 ADAPTERS.register_loader("timestamptz", _Time)
 
+if not hasattr(psycopg.Cursor, "_start_query"):
+    # Without the hook below, what a cursor of ours does would wait for a COMMIT that never comes.
+    raise ImportError(f"pgq_py does not know psycopg {psycopg.__version__}: install an older one, or a newer pgq-py")
+
 
 class Cursor(psycopg.Cursor[TupleRow]):
-    """A cursor with our adapters and row factory: Django's text loader for jsonb, for one, would break us."""
+    """A cursor with our adapters and row factory: Django's text loader for jsonb, for one, would break us.
 
-    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+    Args:
+        connection: psycopg's.
+        begins: whether a statement on an idle connection begins a transaction, as the connection's
+            owner has set it. Otherwise the statement is a transaction of its own, in one round trip,
+            and the connection's autocommit setting is never touched: other tasks may be using it.
+    """
+
+    def __init__(self, connection: psycopg.Connection[Any], begins: bool) -> None:
         super().__init__(connection, row_factory=tuple_row)
+        self._begins = begins
 
     @property
     def adapters(self) -> AdaptersMap:
         """Ours, not the connection's."""
         return ADAPTERS
+
+    def _start_query(self, query: Query | None = None) -> PQGen[None]:
+        yield from _without_begin(self._conn, super()._start_query(query), self._begins)
 
 
 class AsyncCursor(psycopg.AsyncCursor[TupleRow]):
     """The same for an asynchronous connection."""
 
-    def __init__(self, connection: psycopg.AsyncConnection[Any]) -> None:
+    def __init__(self, connection: psycopg.AsyncConnection[Any], begins: bool) -> None:
         super().__init__(connection, row_factory=tuple_row)
+        self._begins = begins
 
     @property
     def adapters(self) -> AdaptersMap:
         """Ours, not the connection's."""
         return ADAPTERS
+
+    def _start_query(self, query: Query | None = None) -> PQGen[None]:
+        yield from _without_begin(self._conn, super()._start_query(query), self._begins)
+
+
+def _without_begin(conn: BaseConnection[Any], start: PQGen[None], begins: bool) -> PQGen[None]:
+    """Psycopg's preparation of a query, which sends BEGIN unless the connection is in autocommit."""
+    if begins or conn._autocommit:
+        yield from start
+        return
+    conn._autocommit = True
+    try:
+        yield from start  # does not wait for anything then: nobody else sees the setting
+    finally:
+        conn._autocommit = False

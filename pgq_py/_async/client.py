@@ -14,7 +14,7 @@ from .._compat import async_call
 from .._version import SCHEMA_VERSION
 from ..calls import Call, Calls, Stats
 from ..codecs import Serializer
-from ..errors import Closed, ConnectionBusy, VersionMismatch
+from ..errors import Closed, VersionMismatch
 from ..hosts import find_async_host
 from .queue import AsyncQueue, AsyncQueueSet
 from .session import AsyncDialSource, AsyncPoolSource, AsyncSession, AsyncSource
@@ -171,11 +171,6 @@ class AsyncPQ:
     async def acquire(self) -> AsyncSession:
         """A session of our own, its schema checked the first time."""
         self.check_open()
-        if self._source.holder is not None:
-            raise ConnectionBusy(
-                "another thread or task has a transaction open on this PQ's only connection: "
-                "give PQ a pool, or each of them a PQ of its own"
-            )
         session = await self._source.acquire()
         if not self._checked:
             try:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from ..calls import Taken
+from ..codecs import JSON, Payload
 
 if TYPE_CHECKING:
     from .queue import AsyncQueue
+
+
+_UNREAD = object()
 
 
 class AsyncJob:
@@ -18,7 +21,7 @@ class AsyncJob:
     Attributes:
         id: its number, unique in the queue.
         queue: the name of its queue.
-        data: what was put.
+        data: what was put. Of a job that was listed and can't be read: raises `DecodeError`.
         size: of the stored data, in bytes.
         priority: higher comes first.
         enqueued_at, schedule_at, expected_at: aware datetimes; the last two may be None.
@@ -28,11 +31,11 @@ class AsyncJob:
     """
 
     __slots__ = (
+        "_data",
         "_payload",
         "_queue",
         "attempts",
         "consumer",
-        "data",
         "dedupe_key",
         "enqueued_at",
         "expected_at",
@@ -51,7 +54,7 @@ class AsyncJob:
         self._payload = taken.payload
         self.id: int = taken.id
         self.queue: str = taken.queue
-        self.data: Any = queue.codec.decode(taken.payload)
+        self._data: Any = _UNREAD
         self.priority: int = taken.priority
         self.enqueued_at: datetime = taken.enqueued_at
         self.schedule_at: datetime | None = taken.schedule_at
@@ -62,7 +65,14 @@ class AsyncJob:
         self.progress_count: int | None = taken.progress_count
         self.consumer: str | None = taken.consumer
         self.dedupe_key: str | None = taken.dedupe_key
-        self.headers: Any = None if taken.headers is None else json.loads(taken.headers)
+        self.headers: Any = None if taken.headers is None else JSON.decode(Payload(json=taken.headers))
+
+    @property
+    def data(self) -> Any:
+        """What was put."""
+        if self._data is _UNREAD:
+            self._data = self._queue.codec.decode(self._payload)
+        return self._data
 
     @property
     def size(self) -> int:

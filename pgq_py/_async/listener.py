@@ -69,7 +69,11 @@ class AsyncListener:
         until = monotonic() + min(seconds, POLL)
         while (left := until - monotonic()) > 0:
             try:
+                woken = False
+                # To its end, not until the first: a generator left half-way keeps the connection locked.
                 async for _ in conn.notifies(timeout=min(left, SLICE), stop_after=1):
+                    woken = True
+                if woken:
                     return
             except psycopg.Error as error:
                 raise translate(error, schema=self._pq.schema, lost=conn.closed) from error
@@ -79,15 +83,32 @@ class AsyncListener:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Stop to listen, and leave the connection as it was."""
-        if self._on is not None:
-            conn = await self._on.connection()
-            if conn.info.transaction_status == TransactionStatus.IDLE:
-                try:
-                    await self._on.run(self._pq.calls.listen(self._channels, "unlisten"))
-                except Error:
-                    if error is None:
-                        raise
+        if self._on is None:
+            return
+        try:
+            if not self._on.is_inherited():
+                await self._stop(self._on)
+        except Error:
+            if error is None:
+                raise
+        finally:
             await self._let_go()
+
+    async def _stop(self, session: AsyncSession) -> None:
+        conn = await session.connection()
+        if conn.info.transaction_status != TransactionStatus.IDLE:
+            return
+        stop = self._pq.calls.listen(self._channels, "unlisten")
+        try:
+            await session.run(stop)
+        except Error:
+            raise
+        except BaseException:
+            await session.run(stop)  # interrupted: once more, or it listens for ever
+            raise
+        # What came meanwhile is ours, and would wait in memory for whoever has the connection next.
+        async for _ in conn.notifies(timeout=0):
+            pass
 
     async def _let_go(self) -> None:
         if self._on is not None and self._on is not self._session:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime
@@ -15,7 +16,7 @@ import psycopg
 
 from ..calls import Stats, Taken, check_count, check_name
 from ..codecs import JSON, PICKLE, Codec, Serializer, SerializerCodec
-from ..errors import DecodeError, Empty
+from ..errors import DecodeError, Empty, Error, TransactionAborted
 from ..times import When
 from .job import AsyncJob
 from .listener import AsyncListener
@@ -94,35 +95,63 @@ class AsyncConsumer:
         """
         check_count(count)
         deadline = None if timeout is None else monotonic() + timeout
-        async with self._pq.session() as session:
+        taken: dict[int, Taken] = {}
+        try:
+            async with self._pq.session() as session:
 
-            async def attempt() -> Jobs:
-                return await self._take(session, count)
+                async def attempt() -> Jobs:
+                    return await self._take(session, count, taken)
 
-            jobs = await attempt()
-            if jobs or not may_wait(block, timeout):
-                return jobs
-            async with AsyncListener(self._pq, session, self._order()) as listener:
-                return await self._until(listener, session, attempt, deadline)
+                jobs = await attempt()
+                if not jobs and may_wait(block, timeout):
+                    async with AsyncListener(self._pq, session, self._order()) as listener:
+                        jobs = await self._until(listener, session, attempt, deadline)
+            return jobs
+        except BaseException as error:
+            await self._give_back(taken, error)
+            raise
 
-    async def _take(self, session: AsyncSession, count: int) -> Jobs:
-        """Take up to COUNT jobs that can be read; those that can't go to the dead."""
+    async def _take(self, session: AsyncSession, count: int, taken: dict[int, Taken]) -> Jobs:
+        """Take up to COUNT jobs that can be read; those that can't go to the dead.
+
+        `taken` holds whatever has left the queue and has not gone to the dead.
+        """
+
+        def keep(rows: list[Taken]) -> None:
+            taken.update((row.id, row) for row in rows)
+
         while True:
             promote = await session.is_own()
-            taken = await session.run(self._pq.calls.get(self._order(), count, promote))
-            jobs = await self._decode(session, taken)
-            if jobs or not taken:
+            rows = await session.run(self._pq.calls.get(self._order(), count, promote), keep)
+            jobs = []
+            for row in rows:
+                try:
+                    job = AsyncJob(self._member(row.queue), row)
+                    _ = job.data
+                    jobs.append(job)
+                except DecodeError as error:
+                    log.warning("job %s of queue %r goes to the dead: %s", row.id, row.queue, error)
+                    await session.run(self._pq.calls.bury(row, str(error)))
+                    del taken[row.id]
+            if jobs or not rows:
                 return jobs
 
-    async def _decode(self, session: AsyncSession, taken: list[Taken]) -> Jobs:
-        jobs = []
-        for row in taken:
-            try:
-                jobs.append(AsyncJob(self._member(row.queue), row))
-            except DecodeError as error:
-                log.warning("job %s of queue %r goes to the dead: %s", row.id, row.queue, error)
-                await session.run(self._pq.calls.bury(row, str(error)))
-        return jobs
+    async def _give_back(self, taken: dict[int, Taken], error: BaseException) -> None:
+        """Put again what was taken but never reached the caller, who was interrupted meanwhile.
+
+        Under new ids: the old ones are gone with the transaction that took the jobs.
+        """
+        if not taken:
+            return
+        try:
+            async with self._pq.session() as session:
+                for id in list(taken):
+                    await session.run(self._pq.calls.put_again(taken[id]))
+                    del taken[id]
+        except TransactionAborted:
+            pass  # its rollback gives them back
+        except (Error, psycopg.Error) as failed:
+            error.add_note(f"{len(taken)} jobs were taken and could not be given back: {failed}")
 
     async def _until(
         self,
@@ -166,14 +195,23 @@ class AsyncConsumer:
         """
         return AsyncTake(self, block, timeout)
 
-    async def listen(self, timeout: float | None = None) -> AsyncGenerator[AsyncJob, None]:
+    def listen(self, timeout: float | None = None) -> AsyncGenerator[AsyncJob, None]:
         """Job after job, each in a transaction of its own as in `take`.
 
         Breaking out of the loop, or an exception in it, gives the current job back. Ends when idle
         for TIMEOUT seconds; None goes on for ever.
         """
+        current = _Current()
+        jobs = self._listen(timeout, current)
+        # A loop that is left drops the generator, and asyncio closes it a little later. What the
+        # loop's owner puts in between must not join the transaction that is then rolled back.
+        current.watch = weakref.ref(jobs, lambda _: current.abandon())
+        return jobs
+
+    async def _listen(self, timeout: float | None, current: _Current) -> AsyncGenerator[AsyncJob, None]:
         while True:
-            async with self.take(timeout=timeout) as job:
+            current.take = self.take(timeout=timeout)
+            async with current.take as job:
                 if job is None:
                     return
                 yield job
@@ -187,6 +225,18 @@ class AsyncConsumer:
     ) -> bool | None:
         """Commit, or roll back after an exception."""
         return await opened_by(self).__aexit__(kind, error, trace)
+
+
+class _Current:
+    """The take that a `listen` is in, and a reference that says when the loop over it was left."""
+
+    take: AsyncTake | None = None
+    watch: object = None
+
+    def abandon(self) -> None:
+        """The loop was left: the transaction is over, though nobody has ended it yet."""
+        if self.take is not None and self.take._transaction is not None:
+            self.take._transaction.abandoned = True
 
 
 class AsyncTake:
@@ -226,7 +276,7 @@ class AsyncTake:
         transaction = AsyncTransaction(self._consumer._pq, session=session)
         await transaction.__aenter__()
         try:
-            jobs = await self._consumer._take(session, 1)
+            jobs = await self._consumer._take(session, 1, {})
         except BaseException as error:
             await transaction.__aexit__(type(error), error, error.__traceback__)
             raise
@@ -343,24 +393,24 @@ class AsyncQueue(AsyncConsumer):
         rest, keys = iter(items), None if dedupe_keys is None else iter(dedupe_keys)
         # The next batch is read before one is put: a single batch needs no transaction of ours.
         batch, following = list(islice(rest, BATCH)), list(islice(rest, BATCH))
+        options = (schedule_at, expected_at, priority, headers, max_attempts, notify)
         if not following:
-            return await self._put_batch(batch, schedule_at, expected_at, priority, keys, headers, max_attempts, notify)
+            return await self._put_batch(batch, keys, True, *options)
         ids: Ids = []
         async with self._pq.transaction():
             while batch:
-                ids += await self._put_batch(
-                    batch, schedule_at, expected_at, priority, keys, headers, max_attempts, notify
-                )
+                ids += await self._put_batch(batch, keys, not following, *options)
                 batch, following = following, list(islice(rest, BATCH))
         return ids
 
     async def _put_batch(
         self,
         batch: Sequence[Any],
+        keys: Iterator[str | None] | None,
+        last: bool,
         schedule_at: When | None,
         expected_at: When | None,
         priority: int,
-        keys: Iterator[str | None] | None,
         headers: Any,
         max_attempts: int | None,
         notify: bool,
@@ -369,6 +419,8 @@ class AsyncQueue(AsyncConsumer):
         dedupe_keys = None if keys is None else list(islice(keys, len(batch)))
         if dedupe_keys is not None and len(dedupe_keys) < len(batch):
             raise ValueError("there are fewer dedupe_keys than items: give one for each, None for no key")
+        if keys is not None and last and list(islice(keys, 1)):
+            raise ValueError("there are more dedupe_keys than items: give one for each, None for no key")
         return await self._pq.run(
             self._pq.calls.put_many(
                 self.name,

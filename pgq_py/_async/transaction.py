@@ -27,9 +27,11 @@ def innermost(pq: AsyncPQ) -> AsyncTransaction | None:
 
     Raises:
         ConnectionBusy: the context was copied into another thread, where the transaction doesn't belong.
+        Forked: it was begun in the parent of this process.
     """
     for transaction in reversed(_open.get()):
-        if transaction.pq is pq and transaction.session is not None:
+        if transaction.pq is pq and transaction.session is not None and not transaction.abandoned:
+            transaction.session.check_process()
             if transaction.thread != threading.get_ident():
                 raise ConnectionBusy("this transaction belongs to another thread: give the thread a PQ of its own")
             return transaction
@@ -52,6 +54,13 @@ class AsyncTransaction:
         self._owner = async_owner()
         self._outer: AsyncTransaction | None = None
         self._begun: Any = None
+        self.abandoned = False
+        """The generator that opened it was dropped, and will be closed by the event loop in its own time."""
+
+    @property
+    def is_outermost(self) -> bool:
+        """Whether this is a transaction, not a savepoint in one."""
+        return self._outer is None
 
     async def __aenter__(self) -> psycopg.AsyncCursor[Any]:
         """Begin.
@@ -68,8 +77,7 @@ class AsyncTransaction:
         else:
             session = self._given or await self.pq.acquire()
         try:
-            self._begun = session.begin()
-            await self._begun.__aenter__()
+            self._begun = await session.begin(self)
             conn = await session.connection()
         except BaseException as error:
             await self._release(session)
@@ -77,9 +85,7 @@ class AsyncTransaction:
                 raise translate(error, schema=self.pq.schema) from error
             raise
         self.session = session
-        if self._outer is None:
-            session.source.hold(self)
-        _open.set((*_open.get(), self))
+        _open.set((*(other for other in _open.get() if other.session is not None), self))
         return conn.cursor()
 
     async def __aexit__(
@@ -96,6 +102,10 @@ class AsyncTransaction:
         self.session = None
         # Not by token: an asynchronous generator may be closed in another context.
         _open.set(tuple(other for other in _open.get() if other is not self))
+        if session.is_inherited():
+            if error is None:
+                session.check_process()
+            return None
         swallowed: Error | None = None
         try:
             if error is None:

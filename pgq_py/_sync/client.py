@@ -15,7 +15,7 @@ from .._compat import call
 from .._version import SCHEMA_VERSION
 from ..calls import Call, Calls, Stats
 from ..codecs import Serializer
-from ..errors import Closed, ConnectionBusy, VersionMismatch
+from ..errors import Closed, VersionMismatch
 from ..hosts import find_host
 from .queue import Queue, QueueSet
 from .session import DialSource, PoolSource, Session, Source
@@ -172,11 +172,6 @@ class PQ:
     def acquire(self) -> Session:
         """A session of our own, its schema checked the first time."""
         self.check_open()
-        if self._source.holder is not None:
-            raise ConnectionBusy(
-                "another thread or task has a transaction open on this PQ's only connection: "
-                "give PQ a pool, or each of them a PQ of its own"
-            )
         session = self._source.acquire()
         if not self._checked:
             try:

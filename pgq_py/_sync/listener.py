@@ -70,7 +70,11 @@ class Listener:
         until = monotonic() + min(seconds, POLL)
         while (left := until - monotonic()) > 0:
             try:
+                woken = False
+                # To its end, not until the first: a generator left half-way keeps the connection locked.
                 for _ in conn.notifies(timeout=min(left, SLICE), stop_after=1):
+                    woken = True
+                if woken:
                     return
             except psycopg.Error as error:
                 raise translate(error, schema=self._pq.schema, lost=conn.closed) from error
@@ -80,15 +84,32 @@ class Listener:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Stop to listen, and leave the connection as it was."""
-        if self._on is not None:
-            conn = self._on.connection()
-            if conn.info.transaction_status == TransactionStatus.IDLE:
-                try:
-                    self._on.run(self._pq.calls.listen(self._channels, "unlisten"))
-                except Error:
-                    if error is None:
-                        raise
+        if self._on is None:
+            return
+        try:
+            if not self._on.is_inherited():
+                self._stop(self._on)
+        except Error:
+            if error is None:
+                raise
+        finally:
             self._let_go()
+
+    def _stop(self, session: Session) -> None:
+        conn = session.connection()
+        if conn.info.transaction_status != TransactionStatus.IDLE:
+            return
+        stop = self._pq.calls.listen(self._channels, "unlisten")
+        try:
+            session.run(stop)
+        except Error:
+            raise
+        except BaseException:
+            session.run(stop)  # interrupted: once more, or it listens for ever
+            raise
+        # What came meanwhile is ours, and would wait in memory for whoever has the connection next.
+        for _ in conn.notifies(timeout=0):
+            pass
 
     def _let_go(self) -> None:
         if self._on is not None and self._on is not self._session:

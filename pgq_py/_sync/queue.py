@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from datetime import datetime
@@ -16,7 +17,7 @@ import psycopg
 
 from ..calls import Stats, Taken, check_count, check_name
 from ..codecs import JSON, PICKLE, Codec, Serializer, SerializerCodec
-from ..errors import DecodeError, Empty
+from ..errors import DecodeError, Empty, Error, TransactionAborted
 from ..times import When
 from .job import Job
 from .listener import Listener
@@ -95,35 +96,63 @@ class Consumer:
         """
         check_count(count)
         deadline = None if timeout is None else monotonic() + timeout
-        with self._pq.session() as session:
+        taken: dict[int, Taken] = {}
+        try:
+            with self._pq.session() as session:
 
-            def attempt() -> Jobs:
-                return self._take(session, count)
+                def attempt() -> Jobs:
+                    return self._take(session, count, taken)
 
-            jobs = attempt()
-            if jobs or not may_wait(block, timeout):
-                return jobs
-            with Listener(self._pq, session, self._order()) as listener:
-                return self._until(listener, session, attempt, deadline)
+                jobs = attempt()
+                if not jobs and may_wait(block, timeout):
+                    with Listener(self._pq, session, self._order()) as listener:
+                        jobs = self._until(listener, session, attempt, deadline)
+            return jobs
+        except BaseException as error:
+            self._give_back(taken, error)
+            raise
 
-    def _take(self, session: Session, count: int) -> Jobs:
-        """Take up to COUNT jobs that can be read; those that can't go to the dead."""
+    def _take(self, session: Session, count: int, taken: dict[int, Taken]) -> Jobs:
+        """Take up to COUNT jobs that can be read; those that can't go to the dead.
+
+        `taken` holds whatever has left the queue and has not gone to the dead.
+        """
+
+        def keep(rows: list[Taken]) -> None:
+            taken.update((row.id, row) for row in rows)
+
         while True:
             promote = session.is_own()
-            taken = session.run(self._pq.calls.get(self._order(), count, promote))
-            jobs = self._decode(session, taken)
-            if jobs or not taken:
+            rows = session.run(self._pq.calls.get(self._order(), count, promote), keep)
+            jobs = []
+            for row in rows:
+                try:
+                    job = Job(self._member(row.queue), row)
+                    _ = job.data
+                    jobs.append(job)
+                except DecodeError as error:
+                    log.warning("job %s of queue %r goes to the dead: %s", row.id, row.queue, error)
+                    session.run(self._pq.calls.bury(row, str(error)))
+                    del taken[row.id]
+            if jobs or not rows:
                 return jobs
 
-    def _decode(self, session: Session, taken: list[Taken]) -> Jobs:
-        jobs = []
-        for row in taken:
-            try:
-                jobs.append(Job(self._member(row.queue), row))
-            except DecodeError as error:
-                log.warning("job %s of queue %r goes to the dead: %s", row.id, row.queue, error)
-                session.run(self._pq.calls.bury(row, str(error)))
-        return jobs
+    def _give_back(self, taken: dict[int, Taken], error: BaseException) -> None:
+        """Put again what was taken but never reached the caller, who was interrupted meanwhile.
+
+        Under new ids: the old ones are gone with the transaction that took the jobs.
+        """
+        if not taken:
+            return
+        try:
+            with self._pq.session() as session:
+                for id in list(taken):
+                    session.run(self._pq.calls.put_again(taken[id]))
+                    del taken[id]
+        except TransactionAborted:
+            pass  # its rollback gives them back
+        except (Error, psycopg.Error) as failed:
+            error.add_note(f"{len(taken)} jobs were taken and could not be given back: {failed}")
 
     def _until(
         self,
@@ -173,8 +202,17 @@ class Consumer:
         Breaking out of the loop, or an exception in it, gives the current job back. Ends when idle
         for TIMEOUT seconds; None goes on for ever.
         """
+        current = _Current()
+        jobs = self._listen(timeout, current)
+        # A loop that is left drops the generator, and asyncio closes it a little later. What the
+        # loop's owner puts in between must not join the transaction that is then rolled back.
+        current.watch = weakref.ref(jobs, lambda _: current.abandon())
+        return jobs
+
+    def _listen(self, timeout: float | None, current: _Current) -> Generator[Job, None]:
         while True:
-            with self.take(timeout=timeout) as job:
+            current.take = self.take(timeout=timeout)
+            with current.take as job:
                 if job is None:
                     return
                 yield job
@@ -188,6 +226,18 @@ class Consumer:
     ) -> bool | None:
         """Commit, or roll back after an exception."""
         return opened_by(self).__exit__(kind, error, trace)
+
+
+class _Current:
+    """The take that a `listen` is in, and a reference that says when the loop over it was left."""
+
+    take: Take | None = None
+    watch: object = None
+
+    def abandon(self) -> None:
+        """The loop was left: the transaction is over, though nobody has ended it yet."""
+        if self.take is not None and self.take._transaction is not None:
+            self.take._transaction.abandoned = True
 
 
 class Take:
@@ -227,7 +277,7 @@ class Take:
         transaction = Transaction(self._consumer._pq, session=session)
         transaction.__enter__()
         try:
-            jobs = self._consumer._take(session, 1)
+            jobs = self._consumer._take(session, 1, {})
         except BaseException as error:
             transaction.__exit__(type(error), error, error.__traceback__)
             raise
@@ -344,22 +394,24 @@ class Queue(Consumer):
         rest, keys = iter(items), None if dedupe_keys is None else iter(dedupe_keys)
         # The next batch is read before one is put: a single batch needs no transaction of ours.
         batch, following = list(islice(rest, BATCH)), list(islice(rest, BATCH))
+        options = (schedule_at, expected_at, priority, headers, max_attempts, notify)
         if not following:
-            return self._put_batch(batch, schedule_at, expected_at, priority, keys, headers, max_attempts, notify)
+            return self._put_batch(batch, keys, True, *options)
         ids: Ids = []
         with self._pq.transaction():
             while batch:
-                ids += self._put_batch(batch, schedule_at, expected_at, priority, keys, headers, max_attempts, notify)
+                ids += self._put_batch(batch, keys, not following, *options)
                 batch, following = following, list(islice(rest, BATCH))
         return ids
 
     def _put_batch(
         self,
         batch: Sequence[Any],
+        keys: Iterator[str | None] | None,
+        last: bool,
         schedule_at: When | None,
         expected_at: When | None,
         priority: int,
-        keys: Iterator[str | None] | None,
         headers: Any,
         max_attempts: int | None,
         notify: bool,
@@ -368,6 +420,8 @@ class Queue(Consumer):
         dedupe_keys = None if keys is None else list(islice(keys, len(batch)))
         if dedupe_keys is not None and len(dedupe_keys) < len(batch):
             raise ValueError("there are fewer dedupe_keys than items: give one for each, None for no key")
+        if keys is not None and last and list(islice(keys, 1)):
+            raise ValueError("there are more dedupe_keys than items: give one for each, None for no key")
         return self._pq.run(
             self._pq.calls.put_many(
                 self.name,

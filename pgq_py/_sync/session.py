@@ -4,16 +4,17 @@
 from __future__ import annotations
 
 import os
-from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import psycopg
-from psycopg.pq import PipelineStatus, TransactionStatus
+from psycopg.pq import TransactionStatus
 
 from .._compat import Lock, jitter, sleep
 from ..calls import Call
 from ..driver import Cursor
-from ..errors import Closed, Forked, TransactionConflict, translate
+from ..errors import Closed, ConnectionBusy, Forked, PayloadError, TransactionConflict, translate
 from ..hosts import Host
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Connection = psycopg.Connection[Any]
+Keep: TypeAlias = Callable[[T], object]
 
 
 class Session:
@@ -31,11 +33,17 @@ class Session:
     def __init__(self, source: Source, conn: Connection | None, lock: Lock | None = None) -> None:
         self.source = source
         self._conn = conn
+        self._pid = os.getpid()
         # Of a connection that threads or tasks share: between looking at its state and acting on it.
         self._lock = lock or nullcontext()
 
     def connection(self) -> Connection:
-        """Psycopg's connection. A host may open it or begin its transaction now."""
+        """Psycopg's connection. A host may open it or begin its transaction now.
+
+        Raises:
+            Forked: it belongs to the parent of this process.
+        """
+        self.check_process()
         if self._conn is not None:
             return self._conn
         assert self.source.host is not None  # only a hosted source gives sessions without a connection
@@ -49,57 +57,84 @@ class Session:
             return False
         return conn.autocommit or self._conn is not None
 
-    def run(self, call: Call[T]) -> T:
+    def run(self, call: Call[T], keep: Keep[T] | None = None) -> T:
         """Run a call: on an idle connection in one round trip and durable, else in the open transaction.
 
         A transaction of our own that lost against another one is repeated a few times.
+
+        Args:
+            call: what to run.
+            keep: is given the result even when an interruption (asyncio's cancellation, Control-C)
+                comes too late to keep the statement from being done.
         """
         for attempt in range(10):
             try:
-                return self._run_once(call)
+                return self._run_once(call, keep)
             except TransactionConflict:
                 if not self.is_own():
                     raise
                 sleep(jitter(0.01 * 2**attempt))
-        return self._run_once(call)
+        return self._run_once(call, keep)
 
-    def _run_once(self, call: Call[T]) -> T:
+    def _run_once(self, call: Call[T], keep: Keep[T] | None) -> T:
+        self.check_process()
         with self._lock:
+            self.source.check_holder(self)
             conn = self.connection()
-            # Toggling autocommit costs nothing on the wire; BEGIN and COMMIT would cost two round
-            # trips (5,138 calls/s became 40,646).
-            toggle = (
-                self._conn is not None
-                and not conn.autocommit
-                and conn.info.transaction_status == TransactionStatus.IDLE
-                and conn.pgconn.pipeline_status == PipelineStatus.OFF
-            )
-            if not toggle:
-                return self._execute(conn, call)
-            conn.set_autocommit(True)
+            cursor = Cursor(conn, begins=self._conn is None)
             try:
-                return self._execute(conn, call)
-            finally:
-                if conn.info.transaction_status == TransactionStatus.IDLE:
-                    conn.set_autocommit(False)
-                else:
-                    # Interrupted half-way: left in autocommit, it would betray its owner's transactions.
-                    conn.close()
+                # Binary, so that no DateStyle or IntervalStyle of the owner's matters. Only the
+                # texts without parameters may be several statements, which binary can't be.
+                cursor.execute(call.statement, call.params, binary=call.params is not None)
+                result = call.read(cursor.fetchall() if cursor.description else [])
+            except psycopg.Error as error:
+                raise translate(error, schema=self.source.schema, lost=conn.closed) from error
+            except UnicodeEncodeError:
+                # Not chained: Python's error carries the text.
+                raise PayloadError("the text has a character that the connection's client_encoding lacks") from None
+            except BaseException:
+                # Psycopg has waited for the statement's end; it may have been done all the same.
+                if keep is not None and cursor.description:
+                    keep(call.read(cursor.fetchall()))
+                raise
+            if keep is not None:
+                keep(result)
+            return result
 
-    def _execute(self, conn: Connection, call: Call[T]) -> T:
-        try:
-            cursor = Cursor(conn)
-            cursor.execute(call.statement, call.params)
-            return call.read(cursor.fetchall() if cursor.description else [])
-        except psycopg.Error as error:
-            raise translate(error, schema=self.source.schema, lost=conn.closed) from error
+    def begin(self, transaction: Transaction) -> AbstractContextManager[Any]:
+        """Enter a transaction, or a savepoint in the open one; by the host where there is one.
 
-    def begin(self) -> AbstractContextManager[Any]:
-        """A transaction, or a savepoint in the open one; by the host where there is one."""
-        if self.source.host is not None:
-            return self.source.host.transaction()
-        assert self._conn is not None  # sessions without a connection have a host
-        return self._conn.transaction()
+        Raises:
+            ConnectionBusy: another task or thread has a transaction open on the only connection.
+        """
+        self.check_process()
+        with self._lock:
+            self.source.check_holder(self)
+            begun: AbstractContextManager[Any]
+            if self.source.host is not None:
+                begun = self.source.host.transaction()
+                begun.__enter__()
+            else:
+                begun = (self.connection()).transaction()
+                try:
+                    begun.__enter__()
+                except BaseException as error:
+                    # Interrupted, it may have begun all the same, and nobody would ever end it.
+                    with suppress(psycopg.Error):
+                        begun.__exit__(type(error), error, error.__traceback__)
+                    raise
+            if transaction.is_outermost:
+                self.source.hold(transaction, self)
+            return begun
+
+    def is_inherited(self) -> bool:
+        """Whether the connection belongs to the parent of this process: hands off."""
+        return os.getpid() != self._pid
+
+    def check_process(self) -> None:
+        """Raises `Forked` in a child of the process that the connection belongs to."""
+        if self.is_inherited():
+            raise Forked("this transaction or connection belongs to the parent process: open one in the child")
 
 
 class Source:
@@ -109,8 +144,9 @@ class Source:
         self.schema = schema
         self.host = host
         self._lock = Lock()
-        # The transaction that has the only connection for itself.
+        # The transaction that has the only connection for itself, and its session.
         self.holder: Transaction | None = None
+        self._holding: Session | None = None
         self._conn = conn
         self._pid = os.getpid()
 
@@ -120,15 +156,25 @@ class Source:
             raise Forked("this connection belongs to the parent process: open one, and a PQ, in the child")
         if self._conn is not None and self._conn.closed:
             raise Closed("the connection given to PQ is closed")
+        while self.holder is not None and self.holder.abandoned:
+            sleep(0.001)  # until the loop has closed the generator, which rolls back
         return Session(self, self._conn, self._lock)
 
     def acquire_another(self) -> Session | None:
         """One more while a transaction has the first; None where there is no other."""
         return None
 
-    def hold(self, transaction: Transaction | None) -> None:
+    def check_holder(self, session: Session) -> None:
+        """Raises `ConnectionBusy` if a transaction on another session has the only connection."""
+        if self._holding is not None and self._holding is not session:
+            raise ConnectionBusy(
+                "another thread or task has a transaction open on this PQ's only connection: "
+                "give PQ a pool, or each of them a PQ of its own"
+            )
+
+    def hold(self, transaction: Transaction | None, session: Session | None = None) -> None:
         """Note the transaction that now has the only connection for itself."""
-        self.holder = transaction
+        self.holder, self._holding = transaction, session
 
     def release(self, session: Session) -> None:
         """Take a session back, in whatever state its connection is."""
@@ -148,17 +194,29 @@ class PoolSource(Source):
         """A connection of the pool."""
         if os.getpid() != self._pid:
             raise Forked("this pool belongs to the parent process: open one, and a PQ, in the child")
-        return Session(self, self._pool.getconn())
+        return Session(self, self._getconn(None))
 
-    def hold(self, transaction: Transaction | None) -> None:
+    def _getconn(self, timeout: float | None) -> Connection:
+        try:
+            conn: Connection = self._pool.getconn(timeout)
+            return conn
+        except psycopg.Error as error:
+            raise translate(error, schema=self.schema) from error
+
+    def hold(self, transaction: Transaction | None, session: Session | None = None) -> None:
         """Nothing to note: there are other connections."""
 
     def acquire_another(self) -> Session | None:
-        """Another connection of the pool."""
-        return self.acquire()
+        """Another connection of the pool, if it has one to spare: those who wait may all hold one."""
+        try:
+            return Session(self, self._getconn(0.01))
+        except psycopg.OperationalError:
+            return None
 
     def release(self, session: Session) -> None:
         """Back to the pool, which discards a broken connection."""
+        if session.is_inherited():
+            return
         self._pool.putconn(session.connection())
 
 
@@ -193,7 +251,7 @@ class DialSource(Source):
             raise translate(error, schema=self.schema, lost=True) from error
         return Session(self, conn)
 
-    def hold(self, transaction: Transaction | None) -> None:
+    def hold(self, transaction: Transaction | None, session: Session | None = None) -> None:
         """Nothing to note: there are other connections."""
 
     def acquire_another(self) -> Session | None:
@@ -202,6 +260,8 @@ class DialSource(Source):
 
     def release(self, session: Session) -> None:
         """Kept if it is idle and whole."""
+        if session.is_inherited():
+            return
         conn = session.connection()
         if self._closed or conn.closed or conn.info.transaction_status != TransactionStatus.IDLE:
             conn.close()

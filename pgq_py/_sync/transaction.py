@@ -28,9 +28,11 @@ def innermost(pq: PQ) -> Transaction | None:
 
     Raises:
         ConnectionBusy: the context was copied into another thread, where the transaction doesn't belong.
+        Forked: it was begun in the parent of this process.
     """
     for transaction in reversed(_open.get()):
-        if transaction.pq is pq and transaction.session is not None:
+        if transaction.pq is pq and transaction.session is not None and not transaction.abandoned:
+            transaction.session.check_process()
             if transaction.thread != threading.get_ident():
                 raise ConnectionBusy("this transaction belongs to another thread: give the thread a PQ of its own")
             return transaction
@@ -53,6 +55,13 @@ class Transaction:
         self._owner = owner()
         self._outer: Transaction | None = None
         self._begun: Any = None
+        self.abandoned = False
+        """The generator that opened it was dropped, and will be closed by the event loop in its own time."""
+
+    @property
+    def is_outermost(self) -> bool:
+        """Whether this is a transaction, not a savepoint in one."""
+        return self._outer is None
 
     def __enter__(self) -> psycopg.Cursor[Any]:
         """Begin.
@@ -69,8 +78,7 @@ class Transaction:
         else:
             session = self._given or self.pq.acquire()
         try:
-            self._begun = session.begin()
-            self._begun.__enter__()
+            self._begun = session.begin(self)
             conn = session.connection()
         except BaseException as error:
             self._release(session)
@@ -78,9 +86,7 @@ class Transaction:
                 raise translate(error, schema=self.pq.schema) from error
             raise
         self.session = session
-        if self._outer is None:
-            session.source.hold(self)
-        _open.set((*_open.get(), self))
+        _open.set((*(other for other in _open.get() if other.session is not None), self))
         return conn.cursor()
 
     def __exit__(
@@ -97,6 +103,10 @@ class Transaction:
         self.session = None
         # Not by token: an asynchronous generator may be closed in another context.
         _open.set(tuple(other for other in _open.get() if other is not self))
+        if session.is_inherited():
+            if error is None:
+                session.check_process()
+            return None
         swallowed: Error | None = None
         try:
             if error is None:
