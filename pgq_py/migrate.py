@@ -196,8 +196,9 @@ def _installed(conn: psycopg.Connection[Any], schema: str) -> str | None:
 
 
 def _move(conninfo: str | Mapping[str, Any], schema: str, target: str, forwards: bool) -> None:
+    beginning = before(schema)
     with _errors(), connect(conninfo) as conn:
-        conn.execute(before(schema).encode())
+        conn.execute(beginning.encode())
         since = _installed(conn, schema) or ""
         if since > HEAD:
             raise MigrationError(

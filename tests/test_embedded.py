@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import os
 import shutil
@@ -13,6 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import ClassVar
 
 import psycopg
 import pytest
@@ -33,6 +35,8 @@ sys.stdin.read()
 class User:
     """A process that uses the embedded server."""
 
+    started: ClassVar[list[User]] = []
+
     def __init__(self, *args: str | Path, **environ: str) -> None:
         clean = {name: value for name, value in os.environ.items() if not name.startswith((*FOREIGN, "XDG"))}
         self.process = subprocess.Popen(
@@ -44,6 +48,7 @@ class User:
             stderr=subprocess.PIPE,
             text=True,
         )
+        self.started.append(self)
 
     def dsn(self) -> str:
         """Wait for the DSN it got."""
@@ -59,8 +64,11 @@ class User:
         return errors
 
     def kill(self) -> None:
-        self.process.send_signal(signal.SIGKILL)
-        self.process.communicate()
+        self.process.kill()
+        for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
+            if stream is not None:
+                stream.close()
+        self.process.wait()
 
 
 @pytest.fixture
@@ -68,6 +76,9 @@ def folder() -> Iterator[Path]:
     # Not tmp_path, which is longer, and closed to the user that the server runs as under root.
     folder = Path(tempfile.mkdtemp(prefix="embedded-"))
     yield folder
+    for user in User.started:
+        user.kill()
+    User.started.clear()
     wait_until_stopped(folder)
     shutil.rmtree(folder)
 
@@ -132,11 +143,22 @@ def test_a_killed_process_does_not_keep_it_running(folder: Path) -> None:
         psycopg.connect(dsn)
 
 
-def test_a_crashed_server_is_started_again(folder: Path) -> None:
+@pytest.fixture
+def reaper() -> Iterator[None]:
+    """Orphans become children of this process, which can wait for their end; PID 1 of a container may not."""
+    prctl, set_child_subreaper = ctypes.CDLL(None).prctl, 36
+    prctl(set_child_subreaper, 1)
+    yield
+    prctl(set_child_subreaper, 0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no reaper but PID 1")
+def test_a_crashed_server_is_started_again(folder: Path, reaper: None) -> None:
     first = User(folder)
     started = postmaster(first.dsn())
     pid = int((folder / "data" / "postmaster.pid").read_text().split()[0])
     os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
     second = User(folder)
     assert postmaster(second.dsn()) != started
     for user in (first, second):
@@ -216,7 +238,7 @@ def ordinary_user() -> Iterator[str]:
     try:
         yield name
     finally:
-        subprocess.run(["userdel", "--remove", name], check=True, capture_output=True)
+        subprocess.run(["userdel", "--force", "--remove", name], check=True, capture_output=True)
 
 
 def python_for(user: str) -> str | None:

@@ -141,6 +141,7 @@ def test_the_extension_leaves_the_catalogue_of_the_migrations(conn: Connection, 
 
 
 def test_the_script_is_the_migration_and_a_trailer(second: Checkout) -> None:
+    second.python("tools/make_extension.py")
     for script, start in [("0001", "0001_"), (f"{migrate.HEAD}--{NEXT}", f"{NEXT}_")]:
         (up,) = (
             path for path in (second.root / "migrations/versions").glob(f"{start}*.sql") if ".down" not in path.name
