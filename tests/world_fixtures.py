@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import tempfile
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
-from worlds import Sleepers, World
+from worlds import Gate, Sleepers, World
 
 from pgq_py._async import listener as async_listener
 from pgq_py._sync import listener as sync_listener
@@ -50,3 +51,12 @@ def sleepers(monkeypatch: pytest.MonkeyPatch) -> Sleepers:
     monkeypatch.setattr(sync_listener, "POLL", 60.0)
     monkeypatch.setattr(async_listener, "POLL", 60.0)
     return found
+
+
+@pytest.fixture
+def gate(database: Any) -> Iterator[Gate]:
+    """A proxy that counts round trips; connect with `gate.address`."""
+    with tempfile.TemporaryDirectory(prefix="gate-") as folder:
+        gate = Gate(folder, f"{database.server.host}/.s.PGSQL.{database.server.port}")
+        yield gate
+        gate.close()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import select
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,6 +19,7 @@ from pgq_py._sync import listener as sync_listener
 
 # Long enough to fail a test that needs it, and short enough to wait for that.
 PATIENCE = 20.0
+NOT_AWAITED = {"take", "transaction", "listen", "consume", "cursor", "connection", "queue", "notifies", "pipeline"}
 
 
 class Awaitable:
@@ -34,8 +38,19 @@ class Awaitable:
 
         def call(*args: Any, **options: Any) -> Any:
             # Not yet: a coroutine that nobody awaits must do nothing.
-            if name in ("take", "transaction", "listen", "consume", "cursor", "connection", "queue", "notifies"):
-                return adapt(found(*args, **options))
+            if name in (
+                "take",
+                "transaction",
+                "listen",
+                "consume",
+                "cursor",
+                "connection",
+                "queue",
+                "notifies",
+                "pipeline",
+            ):
+                made = found(*args, **options)
+                return Steps(made) if inspect.isgenerator(made) else Awaitable(made)
             return _later(found, args, options)
 
         return call
@@ -180,3 +195,43 @@ class Background:
         if self._error is not None:
             raise self._error
         return self._result
+
+
+class Gate:
+    """A proxy before the server's socket that counts round trips: how often the client waited for an answer."""
+
+    def __init__(self, folder: str, server: str) -> None:
+        self.address = {"host": folder, "port": "5432"}
+        self.round_trips = 0
+        self._server = server
+        self._listening = socket.socket(socket.AF_UNIX)
+        self._listening.bind(f"{folder}/.s.PGSQL.5432")
+        self._listening.listen()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listening.accept()
+                server = socket.socket(socket.AF_UNIX)
+                server.connect(self._server)
+                threading.Thread(target=self._relay, args=(client, server), daemon=True).start()
+
+    def _relay(self, client: socket.socket, server: socket.socket) -> None:
+        asked = False
+        with client, server, contextlib.suppress(OSError):
+            while True:
+                ready, _, _ = select.select([client, server], [], [])
+                for source, target in ((client, server), (server, client)):
+                    if source not in ready:
+                        continue
+                    data = source.recv(65536)
+                    if not data:
+                        return
+                    if source is server and asked:
+                        self.round_trips += 1
+                    asked = source is client
+                    target.sendall(data)
+
+    def close(self) -> None:
+        self._listening.close()

@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import psycopg
-from psycopg.pq import TransactionStatus
+from psycopg.pq import PipelineStatus, TransactionStatus
 
 from .._compat import AsyncLock, async_sleep, jitter
 from ..calls import Call
@@ -82,10 +82,13 @@ class AsyncSession:
             conn = await self.connection()
             cursor = AsyncCursor(conn, begins=self._conn is None)
             try:
-                # Binary, so that no DateStyle or IntervalStyle of the owner's matters. Only the
-                # texts without parameters may be several statements, which binary can't be.
+                # Binary, so that no DateStyle or IntervalStyle of the owner's matters. Only texts
+                # without parameters may be several statements, which binary can't be; they give no rows.
                 await cursor.execute(call.statement, call.params, binary=call.params is not None)
-                result = call.read(await cursor.fetchall() if cursor.description else [])
+                result = call.read(await cursor.fetchall() if call.params is not None else [])
+                if conn.pgconn.pipeline_status != PipelineStatus.OFF:
+                    async with conn.pipeline() as pipeline:
+                        await pipeline.sync()  # which commits, if nothing began a transaction
             except psycopg.Error as error:
                 raise translate(error, schema=self.source.schema, lost=conn.closed) from error
             except UnicodeEncodeError:

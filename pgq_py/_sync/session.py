@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import psycopg
-from psycopg.pq import TransactionStatus
+from psycopg.pq import PipelineStatus, TransactionStatus
 
 from .._compat import Lock, jitter, sleep
 from ..calls import Call
@@ -83,10 +83,13 @@ class Session:
             conn = self.connection()
             cursor = Cursor(conn, begins=self._conn is None)
             try:
-                # Binary, so that no DateStyle or IntervalStyle of the owner's matters. Only the
-                # texts without parameters may be several statements, which binary can't be.
+                # Binary, so that no DateStyle or IntervalStyle of the owner's matters. Only texts
+                # without parameters may be several statements, which binary can't be; they give no rows.
                 cursor.execute(call.statement, call.params, binary=call.params is not None)
-                result = call.read(cursor.fetchall() if cursor.description else [])
+                result = call.read(cursor.fetchall() if call.params is not None else [])
+                if conn.pgconn.pipeline_status != PipelineStatus.OFF:
+                    with conn.pipeline() as pipeline:
+                        pipeline.sync()  # which commits, if nothing began a transaction
             except psycopg.Error as error:
                 raise translate(error, schema=self.source.schema, lost=conn.closed) from error
             except UnicodeEncodeError:
