@@ -154,6 +154,25 @@ def test_above_read_committed_a_visible_key_is_found(conn):
     conn.execute("commit")
 
 
+def test_a_job_taken_between_the_insert_and_the_look_up_of_its_key(database, conn):
+    """A batch finds key a in the queue, then waits for key b; meanwhile the job of a is taken."""
+    one = database.connect(autocommit=False)
+    first = value(conn, "select queue_put('apples', '1', dedupe_key => 'a')")
+    one.execute("select queue_put('apples', '2', dedupe_key => 'b')")
+    batch = """
+        select array_agg(x) from queue_put_many('apples', array['3', '4', '5']::jsonb[],
+            dedupe_keys => array[null, 'a', 'b']) x
+    """
+    running = Running(database.connect(), batch)
+    running.wait_for_lock(conn)
+    assert column(conn, "select id from queue_get('apples')") == [first]
+    one.commit()
+    ids = running.result()
+    found = conn.execute("select id, data from queue_list('apples')").fetchall()
+    assert dict(found) == {ids[0]: 3, ids[1]: 4, ids[2]: 2}
+    assert first not in ids
+
+
 def test_crossing_keys_in_both_orders_do_not_deadlock(database, conn):
     """Two batches hold a key each and want the other's: they take the keys in the same order, whatever was asked."""
     batch = "select count(*) from queue_put_many('apples', array_fill('1'::jsonb, array[200]), dedupe_keys => %s)"

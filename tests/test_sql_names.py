@@ -26,8 +26,10 @@ BAD = [None, "", "x" * 256, "é" * 128]
 
 CALLS = [
     "queue_put(%s, '1')",
+    "queue_put(%s, '1', notify => false)",
     "queue_put_many(%s, array['1']::jsonb[])",
     "queue_put_many(%s, '{}'::jsonb[])",
+    "queue_put_many(%s, array['1']::jsonb[], notify => false)",
     "queue_get(%s)",
     "queue_get_any(array[%s])",
     "queue_update(%s, 1, '1')",
