@@ -322,6 +322,14 @@ async def test_in_pipeline_mode_a_call_is_durable_when_it_returns(world, conn, a
         await queue.put(1)
         assert committed(conn) == 1
         assert (await queue.get()).data == 1
+        with pytest.raises(LookupError):
+            async with queue:
+                await queue.put(2)
+                raise LookupError
+        async with queue:
+            await queue.put(3)
+        assert committed(conn) == 1
+        assert (await queue.get()).data == 3
     assert committed(conn) == 0
     assert status(mine) == TransactionStatus.IDLE
 

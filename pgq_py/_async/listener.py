@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -37,6 +38,7 @@ class AsyncListener:
         self._queues = queues
         self._on: AsyncSession | None = None
         self._channels: list[str] = []
+        self._heard = 0
         self._pause = POLL_FIRST
 
     async def __aenter__(self) -> AsyncListener:
@@ -50,12 +52,20 @@ class AsyncListener:
             self._on = await self._session.source.acquire_another()
         if self._on is not None:
             try:
-                self._channels = await self._on.run(self._pq.calls.channels(self._queues))
-                await self._on.run(self._pq.calls.listen(self._channels))
-            except BaseException:
-                await self._let_go()
+                await self._start(self._on)
+            except BaseException as error:
+                await self.__aexit__(type(error), error, error.__traceback__)
                 raise
         return self
+
+    async def _start(self, session: AsyncSession) -> None:
+        channels = await session.run(self._pq.calls.channels(self._queues))
+        async with session.listening.lock:
+            # Counted first: an interruption may come when the server listens already.
+            session.listening.channels.update(channels)
+            self._channels = channels
+            await session.run(self._pq.calls.listen(channels))
+        self._heard = session.listening.heard
 
     async def sleep(self, seconds: float) -> None:
         """Sleep until a notification comes, but no longer than this or the poll interval."""
@@ -65,18 +75,18 @@ class AsyncListener:
             await async_sleep(pause)
             self._pq.check_open()
             return
-        conn = await self._on.connection()
+        conn, listening = await self._on.connection(), self._on.listening
         until = monotonic() + min(seconds, POLL)
         while (left := until - monotonic()) > 0:
             try:
-                woken = False
                 # To its end, not until the first: a generator left half-way keeps the connection locked.
                 async for _ in conn.notifies(timeout=min(left, SLICE), stop_after=1):
-                    woken = True
-                if woken:
-                    return
+                    listening.heard += 1
             except psycopg.Error as error:
                 raise translate(error, schema=self._pq.schema, lost=conn.closed) from error
+            if listening.heard != self._heard:
+                self._heard = listening.heard
+                return
             self._pq.check_open()
 
     async def __aexit__(
@@ -86,29 +96,31 @@ class AsyncListener:
         if self._on is None:
             return
         try:
-            if not self._on.is_inherited():
+            # Whoever waited may have a job by now: no failure here shall keep it from him.
+            with suppress(Error, psycopg.Error):
                 await self._stop(self._on)
-        except Error:
-            if error is None:
-                raise
         finally:
             await self._let_go()
 
     async def _stop(self, session: AsyncSession) -> None:
         conn = await session.connection()
-        if conn.info.transaction_status != TransactionStatus.IDLE:
-            return
-        stop = self._pq.calls.listen(self._channels, "unlisten")
-        try:
-            await session.run(stop)
-        except Error:
-            raise
-        except BaseException:
-            await session.run(stop)  # interrupted: once more, or it listens for ever
-            raise
+        async with session.listening.lock:
+            session.listening.channels.subtract(self._channels)
+            session.listening.channels = +session.listening.channels
+            over = [channel for channel in self._channels if channel not in session.listening.channels]
+            if not over:
+                return
+            stop = self._pq.calls.listen(over, "unlisten")
+            try:
+                await session.run(stop)
+            except Error:
+                raise
+            except BaseException:
+                await session.run(stop)  # interrupted: once more, or it listens for ever
+                raise
         # What came meanwhile is ours, and would wait in memory for whoever has the connection next.
         async for _ in conn.notifies(timeout=0):
-            pass
+            session.listening.heard += 1
 
     async def _let_go(self) -> None:
         if self._on is not None and self._on is not self._session:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, nullcontext, suppress
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import psycopg
@@ -26,11 +27,23 @@ Connection = psycopg.AsyncConnection[Any]
 Keep: TypeAlias = Callable[[T], object]
 
 
+class AsyncListening:
+    """What is listened to on a connection: several sleepers may share it."""
+
+    def __init__(self) -> None:
+        # Between counting and telling the server.
+        self.lock = AsyncLock()
+        self.channels: Counter[str] = Counter()
+        # Goes up with each notification, for those that it did not reach.
+        self.heard = 0
+
+
 class AsyncSession:
     """One connection, for one operation or one transaction."""
 
     def __init__(self, source: AsyncSource, conn: Connection | None, lock: AsyncLock | None = None) -> None:
         self.source = source
+        self.listening = source.listening if lock else AsyncListening()
         self._conn = conn
         self._pid = os.getpid()
         # Of a connection that threads or tasks share: between looking at its state and acting on it.
@@ -117,13 +130,14 @@ class AsyncSession:
                 begun = self.source.host.transaction()
                 await begun.__aenter__()
             else:
-                begun = (await self.connection()).transaction()
+                conn = await self.connection()
+                begun = conn.transaction()
                 try:
                     await begun.__aenter__()
-                except BaseException as error:
-                    # Interrupted, it may have begun all the same, and nobody would ever end it.
-                    with suppress(psycopg.Error):
-                        await begun.__aexit__(type(error), error, error.__traceback__)
+                except BaseException:
+                    # Psycopg undoes a BEGIN that was interrupted. Had it failed, nobody would ever end it.
+                    if transaction.is_outermost and conn.info.transaction_status != TransactionStatus.IDLE:
+                        await conn.close()
                     raise
             if transaction.is_outermost:
                 self.source.hold(transaction, self)
@@ -146,6 +160,7 @@ class AsyncSource:
         self.schema = schema
         self.host = host
         self._lock = AsyncLock()
+        self.listening = AsyncListening()
         # The transaction that has the only connection for itself, and its session.
         self.holder: AsyncTransaction | None = None
         self._holding: AsyncSession | None = None

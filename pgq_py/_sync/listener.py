@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -38,6 +39,7 @@ class Listener:
         self._queues = queues
         self._on: Session | None = None
         self._channels: list[str] = []
+        self._heard = 0
         self._pause = POLL_FIRST
 
     def __enter__(self) -> Listener:
@@ -51,12 +53,20 @@ class Listener:
             self._on = self._session.source.acquire_another()
         if self._on is not None:
             try:
-                self._channels = self._on.run(self._pq.calls.channels(self._queues))
-                self._on.run(self._pq.calls.listen(self._channels))
-            except BaseException:
-                self._let_go()
+                self._start(self._on)
+            except BaseException as error:
+                self.__exit__(type(error), error, error.__traceback__)
                 raise
         return self
+
+    def _start(self, session: Session) -> None:
+        channels = session.run(self._pq.calls.channels(self._queues))
+        with session.listening.lock:
+            # Counted first: an interruption may come when the server listens already.
+            session.listening.channels.update(channels)
+            self._channels = channels
+            session.run(self._pq.calls.listen(channels))
+        self._heard = session.listening.heard
 
     def sleep(self, seconds: float) -> None:
         """Sleep until a notification comes, but no longer than this or the poll interval."""
@@ -66,18 +76,18 @@ class Listener:
             sleep(pause)
             self._pq.check_open()
             return
-        conn = self._on.connection()
+        conn, listening = self._on.connection(), self._on.listening
         until = monotonic() + min(seconds, POLL)
         while (left := until - monotonic()) > 0:
             try:
-                woken = False
                 # To its end, not until the first: a generator left half-way keeps the connection locked.
                 for _ in conn.notifies(timeout=min(left, SLICE), stop_after=1):
-                    woken = True
-                if woken:
-                    return
+                    listening.heard += 1
             except psycopg.Error as error:
                 raise translate(error, schema=self._pq.schema, lost=conn.closed) from error
+            if listening.heard != self._heard:
+                self._heard = listening.heard
+                return
             self._pq.check_open()
 
     def __exit__(
@@ -87,29 +97,31 @@ class Listener:
         if self._on is None:
             return
         try:
-            if not self._on.is_inherited():
+            # Whoever waited may have a job by now: no failure here shall keep it from him.
+            with suppress(Error, psycopg.Error):
                 self._stop(self._on)
-        except Error:
-            if error is None:
-                raise
         finally:
             self._let_go()
 
     def _stop(self, session: Session) -> None:
         conn = session.connection()
-        if conn.info.transaction_status != TransactionStatus.IDLE:
-            return
-        stop = self._pq.calls.listen(self._channels, "unlisten")
-        try:
-            session.run(stop)
-        except Error:
-            raise
-        except BaseException:
-            session.run(stop)  # interrupted: once more, or it listens for ever
-            raise
+        with session.listening.lock:
+            session.listening.channels.subtract(self._channels)
+            session.listening.channels = +session.listening.channels
+            over = [channel for channel in self._channels if channel not in session.listening.channels]
+            if not over:
+                return
+            stop = self._pq.calls.listen(over, "unlisten")
+            try:
+                session.run(stop)
+            except Error:
+                raise
+            except BaseException:
+                session.run(stop)  # interrupted: once more, or it listens for ever
+                raise
         # What came meanwhile is ours, and would wait in memory for whoever has the connection next.
         for _ in conn.notifies(timeout=0):
-            pass
+            session.listening.heard += 1
 
     def _let_go(self) -> None:
         if self._on is not None and self._on is not self._session:

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import psycopg
@@ -27,11 +28,23 @@ Connection = psycopg.Connection[Any]
 Keep: TypeAlias = Callable[[T], object]
 
 
+class Listening:
+    """What is listened to on a connection: several sleepers may share it."""
+
+    def __init__(self) -> None:
+        # Between counting and telling the server.
+        self.lock = Lock()
+        self.channels: Counter[str] = Counter()
+        # Goes up with each notification, for those that it did not reach.
+        self.heard = 0
+
+
 class Session:
     """One connection, for one operation or one transaction."""
 
     def __init__(self, source: Source, conn: Connection | None, lock: Lock | None = None) -> None:
         self.source = source
+        self.listening = source.listening if lock else Listening()
         self._conn = conn
         self._pid = os.getpid()
         # Of a connection that threads or tasks share: between looking at its state and acting on it.
@@ -118,13 +131,14 @@ class Session:
                 begun = self.source.host.transaction()
                 begun.__enter__()
             else:
-                begun = (self.connection()).transaction()
+                conn = self.connection()
+                begun = conn.transaction()
                 try:
                     begun.__enter__()
-                except BaseException as error:
-                    # Interrupted, it may have begun all the same, and nobody would ever end it.
-                    with suppress(psycopg.Error):
-                        begun.__exit__(type(error), error, error.__traceback__)
+                except BaseException:
+                    # Psycopg undoes a BEGIN that was interrupted. Had it failed, nobody would ever end it.
+                    if transaction.is_outermost and conn.info.transaction_status != TransactionStatus.IDLE:
+                        conn.close()
                     raise
             if transaction.is_outermost:
                 self.source.hold(transaction, self)
@@ -147,6 +161,7 @@ class Source:
         self.schema = schema
         self.host = host
         self._lock = Lock()
+        self.listening = Listening()
         # The transaction that has the only connection for itself, and its session.
         self.holder: Transaction | None = None
         self._holding: Session | None = None

@@ -1,0 +1,264 @@
+"""Interruptions: asyncio's cancellation, Control-C, and what they leave behind."""
+# ruff: noqa: PT012 - a transaction that fails is a block of statements.
+
+from __future__ import annotations
+
+import _thread
+import asyncio
+import contextlib
+import random
+import signal
+import threading
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.pq import TransactionStatus
+from worlds import PATIENCE, Background, World
+
+from pgq_py import PQ, AsyncPQ
+
+pytest_plugins = ("world_fixtures",)
+WAYS = ["address", "pool", "conn", "autocommit"]
+
+
+@pytest.fixture
+async def world(database: Any) -> Any:
+    world = World("async", database.dsn)
+    yield world
+    await world.close()
+
+
+def left(conn: psycopg.Connection[Any]) -> list[int]:
+    return sorted(data for (data,) in conn.execute("select data from queue_list('apples')"))
+
+
+@pytest.mark.parametrize("kind", WAYS)
+@pytest.mark.parametrize("how", ["get", "take", "block"])
+async def test_cancelled_gets_lose_no_job(world, conn, kind, how):
+    """A producer and a consumer cancelled at random moments, often right when a job comes."""
+    pq = await world.way(kind)
+    queue = pq["apples"]
+    conn.execute("create table done (n int)")
+    seed = random.randrange(1000)
+    chance = random.Random(seed)
+    seen: list[int] = []
+
+    async def consume() -> None:
+        if how == "get":
+            job = await queue.get()
+            seen.append(job.data)
+            return
+        # The effect is in the transaction: of a COMMIT that is cancelled nobody knows the end,
+        # but the job is done and the effect there, or neither.
+        if how == "take":
+            async with queue.take() as job, pq.transaction() as cursor:
+                await cursor.execute("insert into done values (%s)", [job.data])
+        else:
+            async with queue as cursor:
+                job = await queue.get()
+                await cursor.execute("insert into done values (%s)", [job.data])
+
+    for n in range(200):
+        task = asyncio.create_task(consume())
+        if chance.random() < 0.5:
+            await asyncio.sleep(chance.random() * 0.005)
+        conn.execute("select queue_put('apples', %s::text::jsonb)", [n])
+        if chance.random() < 0.9:
+            await asyncio.sleep(chance.random() * 0.004)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+    seen += [n for (n,) in conn.execute("select n from done")]
+    assert sorted(seen + left(conn)) == list(range(200)), seed
+    assert seen
+
+
+async def test_a_get_cancelled_while_it_leaves_gives_the_job_back(database, conn, sleepers, monkeypatch):
+    """The job is taken and committed, and the cancellation comes before the caller has it."""
+    from pgq_py._async.listener import AsyncListener
+
+    stop = AsyncListener._stop
+
+    async def stop_later(self: Any, session: Any) -> None:
+        leaving.set()
+        await asyncio.sleep(0.01)
+        await stop(self, session)
+
+    monkeypatch.setattr(AsyncListener, "_stop", stop_later)
+    async with AsyncPQ(database.dsn) as pq:
+        leaving = asyncio.Event()
+        queue = pq["apples"]
+        task = asyncio.create_task(queue.get())
+        await asyncio.to_thread(sleepers.wait)
+        await asyncio.to_thread(
+            conn.execute,
+            "select queue_put('apples', '1', priority => 3, dedupe_key => 'k', headers => '[1]', "
+            "max_attempts => 2, expected_at => '2100-01-01')",
+        )
+        await leaving.wait()
+        assert left(conn) == []
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        job = await queue.get(block=False)
+        assert (job.data, job.priority, job.dedupe_key, job.headers, job.max_attempts) == (1, 3, "k", [1], 2)
+        assert job.expected_at.year == 2100
+
+
+@pytest.mark.parametrize("autocommit", [False, True])
+async def test_cancellation_leaves_a_connection_as_it_was(database, conn, sleepers, autocommit):
+    async with await psycopg.AsyncConnection.connect(database.dsn, autocommit=autocommit) as mine:
+        queue = AsyncPQ(mine)["apples"]
+        for call in (queue.get, queue.take().__aenter__):
+            task = asyncio.create_task(call())
+            await asyncio.to_thread(sleepers.wait)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert (mine.info.transaction_status, mine.autocommit) == (TransactionStatus.IDLE, autocommit)
+            listening = await (await mine.execute("select count(*) from pg_listening_channels()")).fetchone()
+            assert listening == (0,)
+            await mine.rollback()
+        await queue.put(1)
+        assert left(conn) == [1]
+
+
+@pytest.mark.parametrize("autocommit", [False, True])
+async def test_a_statement_cancelled_while_it_waits_leaves_the_connection_as_it_was(database, conn, autocommit):
+    """The put waits for another transaction that holds its key."""
+    other = database.connect(autocommit=False)
+    other.execute("select queue_put('apples', '1', dedupe_key => 'k')")
+    async with await psycopg.AsyncConnection.connect(database.dsn, autocommit=autocommit) as mine:
+        queue = AsyncPQ(mine)["apples"]
+        await queue.count()
+        task = asyncio.create_task(queue.put(2, dedupe_key="k"))
+        await asyncio.to_thread(wait_for_lock, conn, mine.info.backend_pid)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert (mine.info.transaction_status, mine.autocommit) == (TransactionStatus.IDLE, autocommit)
+        other.rollback()
+        await queue.put(3, dedupe_key="k")
+    assert left(conn) == [3]
+
+
+def wait_for_lock(conn: psycopg.Connection[Any], pid: int) -> None:
+    while conn.execute("select wait_event_type from pg_stat_activity where pid = %s", [pid]).fetchone() != ("Lock",):
+        pass
+
+
+@pytest.mark.parametrize("kind", WAYS)
+async def test_a_block_that_runs_out_of_time_is_rolled_back(world, conn, kind):
+    queue = (await world.way(kind))["apples"]
+    await queue.put(1)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.2), queue:
+            await queue.get()
+            await queue.put(2)
+            await queue.get(block=False)
+            await asyncio.Event().wait()
+    assert left(conn) == [1]
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(_forever(queue), 0.2)
+    assert left(conn) == [1]
+    await queue.put(3)
+    assert left(conn) == [1, 3]
+
+
+async def _forever(queue: Any) -> None:
+    async with queue.take():
+        await asyncio.Event().wait()
+
+
+async def test_listen_dropped_by_a_cancelled_task_gives_the_job_back(world, conn):
+    for kind in WAYS:
+        queue = (await world.way(kind))["apples"]
+        await queue.clear()
+        await queue.put(1)
+        entered = asyncio.Event()
+
+        async def work(queue: Any = queue, entered: asyncio.Event = entered) -> None:
+            async for _ in queue.listen():
+                entered.set()
+                await asyncio.Event().wait()
+
+        task = asyncio.create_task(work())
+        await entered.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert (await queue.get(timeout=PATIENCE)).data == 1
+
+
+async def test_an_error_while_committing_passes_and_leaves_nothing_open(world, conn):
+    """A deferred constraint fails at COMMIT."""
+    conn.execute("create table fruit (n int unique deferrable initially deferred)")
+    for kind in WAYS:
+        queue = (await world.way(kind))["apples"]
+        with pytest.raises(psycopg.errors.UniqueViolation):
+            async with queue as cursor:
+                await queue.put(1)
+                await cursor.execute("insert into fruit values (1), (1)")
+        assert left(conn) == []
+        await queue.put(1)
+        assert left(conn) == [1]
+        await queue.clear()
+
+
+async def test_a_pool_has_all_its_connections_after_cancellations(world, sleepers):
+    pool = await world.pool(min_size=2, max_size=2)
+    queue = world.pq(pool=pool)["apples"]
+    for _ in range(5):
+        tasks = [asyncio.create_task(queue.get()) for _ in range(2)]
+        for task in tasks:
+            await asyncio.to_thread(sleepers.wait)
+            task.cancel()
+        for ended in await asyncio.gather(*tasks, return_exceptions=True):
+            assert type(ended) is asyncio.CancelledError
+    assert (await asyncio.gather(queue.count(), queue.count())) == [0, 0]
+    stats = pool.get_stats()
+    assert stats["pool_available"] == 2
+    assert stats.get("connections_lost", 0) == 0
+
+
+@pytest.mark.parametrize("autocommit", [False, True])
+def test_control_c_in_a_blocked_get_leaves_the_connection_as_it_was(database, conn, sleepers, autocommit):
+    with psycopg.connect(database.dsn, autocommit=autocommit) as mine:
+        queue = PQ(mine)["apples"]
+
+        def interrupt() -> None:
+            sleepers.wait()
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+        for call in (queue.get, queue.take().__enter__):
+            interrupting = Background(interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                call()
+            interrupting.result()
+            assert (mine.info.transaction_status, mine.autocommit) == (TransactionStatus.IDLE, autocommit)
+            assert mine.execute("select count(*) from pg_listening_channels()").fetchone() == (0,)
+            mine.rollback()
+        queue.put(1)
+        assert left(conn) == [1]
+
+
+def test_control_c_in_a_statement_leaves_the_connection_as_it_was(database, conn):
+    other = database.connect(autocommit=False)
+    other.execute("select queue_put('apples', '1', dedupe_key => 'k')")
+    with psycopg.connect(database.dsn) as mine:
+        queue = PQ(mine)["apples"]
+        queue.count()
+
+        def interrupt() -> None:
+            wait_for_lock(conn, mine.info.backend_pid)
+            _thread.interrupt_main()
+
+        interrupting = Background(interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            queue.put(2, dedupe_key="k")
+        interrupting.result()
+        assert (mine.info.transaction_status, mine.autocommit) == (TransactionStatus.IDLE, False)
+        other.rollback()
+        queue.put(3, dedupe_key="k")
+    assert left(conn) == [3]
