@@ -37,7 +37,6 @@ def online(schema, dsn):
         raise CommandError("no database is named: set DATABASE_URL or PGHOST, or give -x dsn=postgresql://…")
     # psycopg reads the DSN, so that all of libpq's forms work, and not SQLAlchemy's alone.
     engine = create_engine("postgresql+psycopg://", creator=lambda: migrate.connect(dsn), poolclass=NullPool)
-    engine = engine.execution_options(isolation_level="READ COMMITTED")
     with engine.connect() as connection:
         configure(schema, connection=connection)
         run(schema)

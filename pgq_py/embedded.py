@@ -150,8 +150,6 @@ class _Server:
                 user=self.user,
                 group=self.user and pwd.getpwnam(self.user).pw_gid,
                 extra_groups=[] if self.user else None,
-                # Without the caller's PGDATA, PGOPTIONS and so on.
-                env={name: value for name, value in os.environ.items() if not name.startswith("PG")},
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=output,

@@ -203,8 +203,8 @@ def test_data_of_another_version_are_left_alone(folder: Path) -> None:
         User(folder).dsn()
 
 
-def test_the_environment_names_another_folder(folder: Path) -> None:
-    user = User(PGQ_PY_HOME=str(folder), PGOPTIONS="-c no_such_setting=1", PGDATA="/nowhere")
+def test_the_environment_names_another_folder_and_nothing_else(folder: Path) -> None:
+    user = User(PGQ_PY_HOME=str(folder), PGOPTIONS="-c no_such_setting=1", PGDATA="/nowhere", PGPORT="1")
     assert f"host={folder}" in user.dsn()
     user.errors()
 
