@@ -20,6 +20,7 @@ from pgq_py import SCHEMA_VERSION, migrate
 from pgq_py.migrate import MigrationError
 
 SCHEMAS = ["public", "Billing queue"]
+PGQ_PY = "from pgq_py.cli import main; main()"
 Connection = psycopg.Connection[Any]
 
 
@@ -341,17 +342,16 @@ def test_lock_timeout_aborts_the_whole_migration_which_can_be_run_again(
     assert job == 1
 
 
-@pytest.mark.parametrize("command", [[sys.executable, "-m", "alembic", "upgrade", "head"],
-                                     [sys.executable, "-c", "from pgq_py.cli import main; main()", "migrate"]])  # fmt: skip
+@pytest.mark.parametrize("arguments", [["-m", "alembic", "upgrade", "head"], ["-c", PGQ_PY, "migrate"]])
 def test_a_higher_isolation_level_by_default_does_not_hide_the_other_migration(
-    empty: Empty, conn: Connection, command: list[str]
+    empty: Empty, conn: Connection, arguments: list[str]
 ) -> None:
     conn.execute("alter database empty set default_transaction_isolation = 'serializable'")
     lock = "hashtextextended('pgq_py migrates public', 0)"
     conn.execute(f"select pg_advisory_lock({lock})".encode())
     environ = {**os.environ, "DATABASE_URL": empty.dsn, "PYTHONPATH": str(ROOT)}
     running = [
-        subprocess.Popen(command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen([sys.executable, *arguments], cwd=ROOT, env=environ, stderr=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
     wait_for_waiting(conn, 2)
