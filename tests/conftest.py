@@ -36,7 +36,8 @@ def versions(config: pytest.Config) -> list[str]:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "version" in metafunc.fixturenames:
-        found = versions(metafunc.config)
+        since = metafunc.definition.get_closest_marker("since")
+        found = [v for v in versions(metafunc.config) if since is None or int(v) >= since.args[0]]
         metafunc.parametrize("version", found, ids=[f"pg{v}" for v in found], scope="session")
 
 
