@@ -27,7 +27,9 @@ print("put and got", job, "at schema version", pq.version())
 
 def main() -> int:
     """Exit code 0 if all went well."""
-    subprocess.run([sys.executable, "-m", "build", "--outdir", ROOT / "dist", ROOT], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [sys.executable, "-m", "build", "--outdir", ROOT / "dist", ROOT], check=True, stdout=subprocess.DEVNULL
+    )
     wheel = max((ROOT / "dist").glob("*.whl"), key=lambda path: path.stat().st_mtime)
     print("built", wheel.name)
     with tempfile.TemporaryDirectory(prefix="pgq-wheel-") as folder:
