@@ -133,6 +133,10 @@ class SerializerCodec:
         if isinstance(dumped, str):
             if "\0" in dumped:
                 raise PayloadError("the serialized text has a NUL character, which PostgreSQL can't store as text")
+            try:
+                dumped.encode()
+            except UnicodeEncodeError:
+                raise PayloadError("the serialized text has half of a surrogate pair: give bytes instead") from None
             return Payload(text=dumped)
         if isinstance(dumped, bytes | bytearray | memoryview):
             return Payload(bytes=bytes(dumped))

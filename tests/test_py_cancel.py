@@ -211,8 +211,9 @@ async def test_a_pool_has_all_its_connections_after_cancellations(world, sleeper
     queue = world.pq(pool=pool)["apples"]
     for _ in range(5):
         tasks = [asyncio.create_task(queue.get()) for _ in range(2)]
-        for task in tasks:
+        for _ in tasks:
             await asyncio.to_thread(sleepers.wait)
+        for task in tasks:
             task.cancel()
         for ended in await asyncio.gather(*tasks, return_exceptions=True):
             assert type(ended) is asyncio.CancelledError
