@@ -9,7 +9,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from worlds import Background, plain
+from worlds import Background
 
 from pgq_py import SCHEMA_VERSION, errors
 
@@ -74,7 +74,10 @@ def from_psycopg(error: BaseException, state: str) -> None:
 
 
 BAD_NAMES = ["", "a" * 256, "é" * 128, "nul\0", "\0", "half\ud800", None, 1, b"bytes"]
-GOOD_NAMES = ["a" * 255, "é" * 127, '"; DROP TABLE queue_job; --', "'", "a b", "Apples", "é", "x" * 64, "%s", "a/b", "\n", "\U0001f34e"]  # fmt: skip
+GOOD_NAMES = [
+    "a" * 255, "é" * 127, '"; DROP TABLE queue_job; --', "'", "a b", "Apples", "é", "x" * 64, "%s", "a/b", "\n",
+    "\U0001f34e",
+]  # fmt: skip
 
 
 async def test_a_bad_name_is_refused_before_any_write(world):
@@ -219,19 +222,15 @@ async def test_every_call_on_a_standby_is_told_with_a_hint(world, standby, conn)
     # Looking is fine.
     assert await queue.count() == 0
     assert await queue.list() == []
-    await plain(world._opened[0]).close() if not world.is_sync else plain(world._opened[0]).close()
 
 
 # Conflicts, timeouts, two phases
 
 
 async def contended(world: Any, level: str) -> tuple[Any, Any]:
-    queue = world.pq(
-        await world.connect(
-            conninfo={"options": f"-c default_transaction_isolation={level.replace(' ', chr(92) + ' ')}"}
-        )
-    )["apples"]
-    return queue, world.pq()["apples"]
+    escaped = level.replace(" ", "\\ ")
+    mine = await world.connect(conninfo={"options": f"-c default_transaction_isolation={escaped}"})
+    return world.pq(mine)["apples"], world.pq()["apples"]
 
 
 @pytest.mark.parametrize("level", ["serializable", "repeatable read"])

@@ -297,6 +297,8 @@ class AsyncDialSource(AsyncSource):
 def _is_alive(conn: Connection) -> bool:
     """Whether the server has not hung up on an idle connection. Asks the socket, not the server."""
     try:
+        # The first reads the server's farewell, the second finds that the socket is at its end.
+        conn.pgconn.consume_input()
         conn.pgconn.consume_input()
     except psycopg.Error:
         return False

@@ -296,6 +296,8 @@ class DialSource(Source):
 def _is_alive(conn: Connection) -> bool:
     """Whether the server has not hung up on an idle connection. Asks the socket, not the server."""
     try:
+        # The first reads the server's farewell, the second finds that the socket is at its end.
+        conn.pgconn.consume_input()
         conn.pgconn.consume_input()
     except psycopg.Error:
         return False
