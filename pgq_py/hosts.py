@@ -22,8 +22,16 @@ def _is_sqlalchemy(obj: Any) -> bool:
     )
 
 
+def _is_scoped(obj: Any) -> bool:
+    """Whether this is a scoped_session of SQLAlchemy's: a session for each thread, or task, behind one name."""
+    return callable(obj) and hasattr(obj, "registry")
+
+
 class DjangoHost:
     """Django's connection: `PQ(django.db.connection)`."""
+
+    # One name, and a connection for each thread behind it.
+    is_per_thread = True
 
     def __init__(self, wrapper: Any) -> None:
         self.wrapper = wrapper
@@ -42,44 +50,58 @@ class DjangoHost:
 
 
 class SQLAlchemyHost:
-    """SQLAlchemy's Connection or Session."""
+    """SQLAlchemy's Connection, Session or scoped_session."""
 
-    def __init__(self, obj: Any) -> None:
-        self.obj = obj
-        self.is_session = callable(getattr(obj, "connection", None))
+    def __init__(self, given: Any) -> None:
+        self._given = given
+        self.is_per_thread = _is_scoped(given)
+        self.is_session = self.is_per_thread or callable(getattr(given, "connection", None))
+
+    @property
+    def obj(self) -> Any:
+        """The connection or session to use here and now."""
+        return self._given() if self.is_per_thread else self._given
 
     def raw(self) -> Any:
         """Psycopg's connection, in the transaction that SQLAlchemy begins with any statement."""
-        conn = self.obj.connection() if self.is_session else self.obj
+        obj = self.obj
+        conn = obj.connection() if self.is_session else obj
         if not conn.in_transaction():
             conn.begin()
         return conn.connection.driver_connection
 
     def transaction(self) -> AbstractContextManager[Any]:
         """A savepoint in SQLAlchemy's transaction, or a transaction of its own."""
-        made: AbstractContextManager[Any] = self.obj.begin_nested() if self.obj.in_transaction() else self.obj.begin()
+        obj = self.obj
+        made: AbstractContextManager[Any] = obj.begin_nested() if obj.in_transaction() else obj.begin()
         return made
 
 
 class AsyncSQLAlchemyHost:
-    """SQLAlchemy's AsyncConnection or AsyncSession."""
+    """SQLAlchemy's AsyncConnection, AsyncSession or async_scoped_session."""
 
-    def __init__(self, obj: Any) -> None:
-        self.obj = obj
-        self.is_session = not hasattr(obj, "get_raw_connection")
+    def __init__(self, given: Any) -> None:
+        self._given = given
+        self.is_per_thread = _is_scoped(given)
+        self.is_session = not hasattr(given, "get_raw_connection")
+
+    @property
+    def obj(self) -> Any:
+        """The connection or session to use here and now."""
+        return self._given() if self.is_per_thread else self._given
 
     async def raw(self) -> Any:
         """Psycopg's connection, in the transaction that SQLAlchemy begins with any statement."""
-        conn = await self.obj.connection() if self.is_session else self.obj
+        obj = self.obj
+        conn = await obj.connection() if self.is_session else obj
         if not conn.in_transaction():
             await conn.begin()
         return (await conn.get_raw_connection()).driver_connection
 
     def transaction(self) -> AbstractAsyncContextManager[Any]:
         """A savepoint in SQLAlchemy's transaction, or a transaction of its own."""
-        made: AbstractAsyncContextManager[Any] = (
-            self.obj.begin_nested() if self.obj.in_transaction() else self.obj.begin()
-        )
+        obj = self.obj
+        made: AbstractAsyncContextManager[Any] = obj.begin_nested() if obj.in_transaction() else obj.begin()
         return made
 
 
@@ -91,13 +113,13 @@ def find_host(obj: Any) -> Host | None:
     """The host for an object that Django or SQLAlchemy made, None for anything else."""
     if is_django(obj):
         return DjangoHost(obj)
-    if _is_sqlalchemy(obj) and hasattr(obj, "in_transaction"):
+    if _is_sqlalchemy(obj) and (hasattr(obj, "in_transaction") or _is_scoped(obj)):
         return SQLAlchemyHost(obj)
     return None
 
 
 def find_async_host(obj: Any) -> AsyncHost | None:
     """The same for asyncio; Django has no asynchronous connection."""
-    if _is_sqlalchemy(obj) and hasattr(obj, "in_transaction"):
+    if _is_sqlalchemy(obj) and (hasattr(obj, "in_transaction") or _is_scoped(obj)):
         return AsyncSQLAlchemyHost(obj)
     return None

@@ -131,7 +131,10 @@ class AsyncSession:
                 await begun.__aenter__()
             else:
                 conn = await self.connection()
-                begun = conn.transaction()
+                # Not `conn.transaction()`, but for pipelines: that is a generator, and one that a
+                # forked child inherits and drops would roll back the parent's transaction.
+                is_piped = conn.pgconn.pipeline_status != PipelineStatus.OFF
+                begun = conn.transaction() if is_piped else psycopg.AsyncTransaction(conn)
                 try:
                     await begun.__aenter__()
                 except BaseException:
@@ -175,6 +178,8 @@ class AsyncSource:
             raise Closed("the connection given to PQ is closed")
         while self.holder is not None and self.holder.abandoned:
             await async_sleep(0.001)  # until the loop has closed the generator, which rolls back
+        if self.host is not None and self.host.is_per_thread:
+            return AsyncSession(self, None)
         return AsyncSession(self, self._conn, self._lock)
 
     async def acquire_another(self) -> AsyncSession | None:
@@ -191,7 +196,8 @@ class AsyncSource:
 
     def hold(self, transaction: AsyncTransaction | None, session: AsyncSession | None = None) -> None:
         """Note the transaction that now has the only connection for itself."""
-        self.holder, self._holding = transaction, session
+        if self.host is None or not self.host.is_per_thread:
+            self.holder, self._holding = transaction, session
 
     async def release(self, session: AsyncSession) -> None:
         """Take a session back, in whatever state its connection is."""

@@ -67,9 +67,10 @@ class PQ:
             return Source(self.schema, conn=conn)
         host = find_host(conn)
         if host is None:
+            given, wanted = type(conn), psycopg.Connection.__name__
             raise TypeError(
-                f"PQ can't use a {type(conn).__module__}.{type(conn).__qualname__}: "
-                f"give it a psycopg.{psycopg.AsyncConnection.__name__}, an address, or pool="
+                f"PQ can't use a {given.__module__}.{given.__qualname__}: "
+                f"give it a psycopg.{wanted}, an address, or pool="
             )
         return Source(self.schema, host=host)
 

@@ -132,7 +132,10 @@ class Session:
                 begun.__enter__()
             else:
                 conn = self.connection()
-                begun = conn.transaction()
+                # Not `conn.transaction()`, but for pipelines: that is a generator, and one that a
+                # forked child inherits and drops would roll back the parent's transaction.
+                is_piped = conn.pgconn.pipeline_status != PipelineStatus.OFF
+                begun = conn.transaction() if is_piped else psycopg.Transaction(conn)
                 try:
                     begun.__enter__()
                 except BaseException:
@@ -176,6 +179,8 @@ class Source:
             raise Closed("the connection given to PQ is closed")
         while self.holder is not None and self.holder.abandoned:
             sleep(0.001)  # until the loop has closed the generator, which rolls back
+        if self.host is not None and self.host.is_per_thread:
+            return Session(self, None)
         return Session(self, self._conn, self._lock)
 
     def acquire_another(self) -> Session | None:
@@ -192,7 +197,8 @@ class Source:
 
     def hold(self, transaction: Transaction | None, session: Session | None = None) -> None:
         """Note the transaction that now has the only connection for itself."""
-        self.holder, self._holding = transaction, session
+        if self.host is None or not self.host.is_per_thread:
+            self.holder, self._holding = transaction, session
 
     def release(self, session: Session) -> None:
         """Take a session back, in whatever state its connection is."""
