@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         choices=sorted(FOUND),
         help="test on this version of PostgreSQL (may be repeated); by default on all that are present",
     )
+
+
+def pytest_configure() -> None:
+    # A shell starts what it runs in the background with Control-C ignored, and so would be our
+    # children and the tests of KeyboardInterrupt.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_report_header(config: pytest.Config) -> str:
