@@ -146,6 +146,7 @@ class Calls:
             "priority => %s::int, headers => %s::jsonb, max_attempts => %s::int, notify => %s"
         )
         self._version = function("select {schema}.queue_version()")
+        self._isolation = b"select current_setting('transaction_isolation')"
         self._put = function(
             "select {schema}.queue_put(queue => %s, data => %s::jsonb, data_text => %s, data_bytes => %s, "
             "dedupe_key => %s::text, " + options + ")"
@@ -180,6 +181,10 @@ class Calls:
     def version(self) -> Call[str]:
         """The version of the installed schema."""
         return Call(self._version, (), _first)
+
+    def isolation(self) -> Call[str]:
+        """The isolation level of the transaction."""
+        return Call(self._isolation, (), _first)
 
     def put(
         self,

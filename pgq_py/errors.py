@@ -41,6 +41,10 @@ class Closed(Error):
     """The PQ was closed, or its connection was, while or before this call used it."""
 
 
+class CannotWait(Error, RuntimeError):
+    """Waiting inside a transaction above READ COMMITTED, which sees nothing that was put after it began."""
+
+
 class ConnectionBusy(Error):
     """Another thread or task has a transaction open on the only connection."""
 
@@ -106,7 +110,7 @@ _KNOWN: dict[str, tuple[type[Error], str]] = {
     "25P02": (TransactionAborted, "an earlier error has aborted the transaction: roll it back"),
     "57014": (Canceled, "the statement was cancelled; a transaction it belonged to must be rolled back"),
     "55P03": (LockTimeout, "somebody else holds the lock: repeat later, or raise lock_timeout"),
-    "22P02": (PayloadError, "the data is not JSON"),
+    "22P02": (PayloadError, "data that is not JSON, or text where a number belongs"),
     "22P05": (PayloadError, "the data has a character that PostgreSQL can't store as JSON"),
     "54001": (PayloadError, "the data is nested too deep"),
     "22007": (TimeError, "not a time"),
@@ -144,7 +148,7 @@ def translate(error: psycopg.Error, *, schema: str, lost: bool = False) -> Excep
         text = f"{text}: {error.diag.message_hint}"
     known, advice = _KNOWN.get(state, (None, ""))
     if state in ("22P02", "22P05"):  # their primary messages may quote the data
-        text = "PostgreSQL refused the data"
+        text = "PostgreSQL refused a value"
     if known is NotInstalled:
         advice = f"the queue is not installed in the schema {schema!r}: run `pgq-py migrate`, or pq.create()"
     elif state in _GONE or (lost and known is None):

@@ -62,8 +62,14 @@ class AsyncConsumer:
             block: wait for a job if there is none.
             timeout: seconds to wait at most; None waits for ever.
 
+        Inside a transaction it waits with the transaction open, and looks every half second at most:
+        to wait, `take` is better.
+
         Returns:
             The job, or None if there was none in time.
+
+        Raises:
+            CannotWait: it would wait inside a transaction above READ COMMITTED.
         """
         jobs = await self.get_many(1, block, timeout)
         return jobs[0] if jobs else None
@@ -173,6 +179,9 @@ class AsyncConsumer:
             if jobs or left <= 0:
                 return jobs
             await listener.sleep(left if due is None else min(left, due.total_seconds()))
+
+    # `x in queue` would take job after job to compare it with x.
+    __contains__ = None
 
     async def __aiter__(self) -> AsyncGenerator[AsyncJob | None, None]:
         """Take job after job, each gone when it is yielded; None after `timeout` idle seconds, and on."""

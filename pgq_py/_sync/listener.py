@@ -12,7 +12,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from .._compat import jitter, sleep
-from ..errors import Error, translate
+from ..errors import CannotWait, Error, translate
 
 if TYPE_CHECKING:
     from .client import PQ
@@ -43,13 +43,24 @@ class Listener:
         self._pause = POLL_FIRST
 
     def __enter__(self) -> Listener:
-        """Start to listen. Committed when it returns: what commits after that wakes us."""
-        if self._session.source.host is not None:
-            return self
+        """Start to listen. Committed when it returns: what commits after that wakes us.
+
+        Raises:
+            CannotWait: inside a transaction above READ COMMITTED, where nothing new will ever be seen.
+        """
         conn = self._session.connection()
-        if conn.info.transaction_status == TransactionStatus.IDLE:
+        hosted = self._session.source.host is not None
+        if conn.info.transaction_status == TransactionStatus.IDLE and not hosted:
             self._on = self._session
         else:
+            level = self._session.run(self._pq.calls.isolation())
+            if not level.startswith("read "):
+                raise CannotWait(
+                    f"this transaction is at {level.upper()}, and sees no job that is put after it began: "
+                    "use block=False, or wait for the job outside of it"
+                )
+            if hosted:
+                return self
             self._on = self._session.source.acquire_another()
         if self._on is not None:
             try:

@@ -63,8 +63,14 @@ class Consumer:
             block: wait for a job if there is none.
             timeout: seconds to wait at most; None waits for ever.
 
+        Inside a transaction it waits with the transaction open, and looks every half second at most:
+        to wait, `take` is better.
+
         Returns:
             The job, or None if there was none in time.
+
+        Raises:
+            CannotWait: it would wait inside a transaction above READ COMMITTED.
         """
         jobs = self.get_many(1, block, timeout)
         return jobs[0] if jobs else None
@@ -174,6 +180,9 @@ class Consumer:
             if jobs or left <= 0:
                 return jobs
             listener.sleep(left if due is None else min(left, due.total_seconds()))
+
+    # `x in queue` would take job after job to compare it with x.
+    __contains__ = None
 
     def __iter__(self) -> Generator[Job | None, None]:
         """Take job after job, each gone when it is yielded; None after `timeout` idle seconds, and on."""
