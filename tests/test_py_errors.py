@@ -70,6 +70,25 @@ def from_psycopg(error: BaseException, state: str) -> None:
     assert "secret" not in str(error)
 
 
+@pytest.mark.parametrize(
+    ("statement", "ours", "state"),
+    [
+        ("select '{secret'::jsonb", errors.PayloadError, "22P02"),
+        ("""select '"secret\\u0000"'::jsonb""", errors.PayloadError, "22P05"),
+        ("select (repeat('[', 100000) || '\"secret\"')::jsonb", errors.PayloadError, "54001"),
+        ("select 'xyz'::timestamptz", errors.TimeError, "22007"),
+        ("select '294277-01-01'::timestamptz", errors.TimeError, "22008"),
+    ],
+)
+def test_what_the_server_refuses_is_told_without_the_data(conn, statement, ours, state):
+    with pytest.raises(psycopg.Error) as caught:
+        conn.execute(statement)
+    made = errors.translate(caught.value, schema="public")
+    assert type(made) is ours
+    assert caught.value.sqlstate == state
+    assert "secret" not in str(made)
+
+
 # Names
 
 

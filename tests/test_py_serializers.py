@@ -66,6 +66,18 @@ async def test_what_is_not_json_is_refused_and_never_shown(world, conn, kind):
         await queue.clear()
 
 
+async def test_what_is_refused_leaves_the_transaction_usable(world):
+    queue = world.pq()["apples"]
+    async with queue:
+        await queue.put(1)
+        for data in NO_JSON.values():
+            with pytest.raises(errors.PayloadError) as caught:
+                await queue.put(data)
+            assert caught.value.__cause__ is None
+        await queue.put(2)
+    assert [job.data for job in await queue.list()] == [1, 2]
+
+
 def told(error: BaseException | None) -> None:
     """Neither the error nor what it is chained to shows the data."""
     assert isinstance(error, ValueError)

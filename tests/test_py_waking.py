@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Iterator
 from datetime import timedelta
+from time import monotonic
 from typing import Any
 
 import psycopg
@@ -15,6 +17,14 @@ from pgq_py import PQ, AsyncPQ
 
 pytest_plugins = ("world_fixtures",)
 WAYS = ["address", "pool", "conn", "autocommit"]
+
+
+@pytest.fixture(autouse=True)
+def _in_time(database: Any) -> Iterator[None]:
+    """A get that nothing woke looks once more when its time is over, and may find the job then: too late."""
+    start = monotonic()
+    yield
+    assert monotonic() - start < PATIENCE / 2, "nothing but the timeout ended a sleep"
 
 
 def put_when_asleep(sleepers: Any, conn: psycopg.Connection[Any], queue: str = "apples") -> Background:
