@@ -214,7 +214,11 @@ def _ensure_user(user: str) -> None:
     try:
         pwd.getpwnam(user)
     except KeyError:
-        done = subprocess.run(["useradd", "--system", "--shell", "/bin/sh", user], capture_output=True, text=True)
+        # A plain `su` to root leaves the folders of such programs out of the path.
+        found = shutil.which("useradd", path=os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin")
+        if found is None:
+            raise EmbeddedError(f"root needs a system user {user} to run PostgreSQL as: make one") from None
+        done = subprocess.run([found, "--system", "--shell", "/bin/sh", user], capture_output=True, text=True)
         if done.returncode not in (0, 9):  # 9: another process was faster
             raise EmbeddedError(f"the system user {user} can't be made: {done.stderr.strip()}") from None
 
