@@ -106,6 +106,26 @@ async def test_a_get_cancelled_while_it_leaves_gives_the_job_back(database, conn
         assert job.expected_at.year == 2100
 
 
+async def test_an_interrupted_unlisten_is_said_again(database, conn, monkeypatch):
+    from pgq_py._async.session import AsyncSession
+
+    run, interrupted = AsyncSession.run, []
+
+    async def interrupt(self: Any, call: Any, *options: Any) -> Any:
+        if call.statement.startswith(b"unlisten") and not interrupted:
+            interrupted.append(1)
+            raise asyncio.CancelledError
+        return await run(self, call, *options)
+
+    monkeypatch.setattr(AsyncSession, "run", interrupt)
+    async with await psycopg.AsyncConnection.connect(database.dsn, autocommit=True) as mine:
+        with pytest.raises(asyncio.CancelledError):
+            await AsyncPQ(mine)["apples"].get(timeout=0.01)
+        assert interrupted
+        listening = await (await mine.execute("select count(*) from pg_listening_channels()")).fetchone()
+        assert listening == (0,)
+
+
 @pytest.mark.parametrize("autocommit", [False, True])
 async def test_cancellation_leaves_a_connection_as_it_was(database, conn, sleepers, autocommit):
     async with await psycopg.AsyncConnection.connect(database.dsn, autocommit=autocommit) as mine:

@@ -73,6 +73,7 @@ def from_psycopg(error: BaseException, state: str) -> None:
 @pytest.mark.parametrize(
     ("statement", "ours", "state"),
     [
+        ("select 'secret'::int", errors.PayloadError, "22P02"),
         ("select '{secret'::jsonb", errors.PayloadError, "22P02"),
         ("""select '"secret\\u0000"'::jsonb""", errors.PayloadError, "22P05"),
         ("select (repeat('[', 100000) || '\"secret\"')::jsonb", errors.PayloadError, "54001"),

@@ -98,6 +98,15 @@ async def test_the_next_due_job_wakes_at_its_time(world, sleepers, conn, kind):
     assert timedelta(0) <= late < timedelta(seconds=1.5)
 
 
+@pytest.mark.parametrize("kind", WAYS)
+async def test_a_blocked_get_sleeps_and_does_not_spin(world, sleepers, kind):
+    queue = (await world.way(kind))["apples"]
+    looks = []
+    sleepers.before = lambda: looks.append(1)
+    assert await queue.get(timeout=0.5) is None
+    assert len(looks) == 1
+
+
 async def test_get_gives_up_when_its_time_is_over_though_a_job_is_due_later(queue, sleepers):
     await queue.put(1, "1h")
     assert await queue.get(timeout=0.1) is None

@@ -43,7 +43,8 @@ class AsyncSession:
 
     def __init__(self, source: AsyncSource, conn: Connection | None, lock: AsyncLock | None = None) -> None:
         self.source = source
-        self.listening = source.listening if lock else AsyncListening()
+        self.is_shared = lock is not None
+        self.listening = source.listening if self.is_shared else AsyncListening()
         self._conn = conn
         self._pid = os.getpid()
         # Of a connection that threads or tasks share: between looking at its state and acting on it.

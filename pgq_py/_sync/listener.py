@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 POLL = 2.0
 # Where listening can't work it looks this often, more rarely the longer nothing comes.
 POLL_FIRST, POLL_LAST = 0.02, 0.5
-# How often a sleeper looks whether its PQ was closed, and lets go of a connection that others may share.
-SLICE = 0.25
+# How often a sleeper looks whether its PQ was closed; and lets go of a connection that others share,
+# for long enough that they get it: a lock of Python's does not queue.
+SLICE, SHARED_SLICE, GAP = 0.25, 0.05, 0.001
 
 
 class Listener:
@@ -89,10 +90,11 @@ class Listener:
             return
         conn, listening = self._on.connection(), self._on.listening
         until = monotonic() + min(seconds, POLL)
+        slice = SHARED_SLICE if self._on.is_shared else SLICE
         while (left := until - monotonic()) > 0:
             try:
                 # To its end, not until the first: a generator left half-way keeps the connection locked.
-                for _ in conn.notifies(timeout=min(left, SLICE), stop_after=1):
+                for _ in conn.notifies(timeout=min(left, slice), stop_after=1):
                     listening.heard += 1
             except psycopg.Error as error:
                 raise translate(error, schema=self._pq.schema, lost=conn.closed) from error
@@ -100,6 +102,8 @@ class Listener:
                 self._heard = listening.heard
                 return
             self._pq.check_open()
+            if self._on.is_shared:
+                sleep(GAP)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -44,7 +44,8 @@ class Session:
 
     def __init__(self, source: Source, conn: Connection | None, lock: Lock | None = None) -> None:
         self.source = source
-        self.listening = source.listening if lock else Listening()
+        self.is_shared = lock is not None
+        self.listening = source.listening if self.is_shared else Listening()
         self._conn = conn
         self._pid = os.getpid()
         # Of a connection that threads or tasks share: between looking at its state and acting on it.
