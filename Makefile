@@ -22,7 +22,7 @@ demo: $(READY) ## real work, end to end: thousands of files, four workers, one o
 	$(BIN)/pgq-py demo
 
 test: $(READY) ## all tests, on every PostgreSQL that is present (args="--pg 18 -k name" narrows it)
-	$(BIN)/python -m pytest $(args)
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal $(args)
 
 lint: $(READY) ## ruff, mypy, and that generated files are up to date
 	$(BIN)/ruff check .

@@ -2,7 +2,7 @@
 
 import psycopg
 import pytest
-from sql_sessions import Running, column, refused, stored, value
+from sql_sessions import column, refused, stored, value
 
 GET = "select data from queue_get('apples')"
 
@@ -135,19 +135,22 @@ def test_above_read_committed_a_job_taken_meanwhile_is_an_error(database, conn, 
 
 
 def test_statement_timeout_takes_nothing(database, conn):
-    put(conn, 1, 2)
-    blocker, one = database.connect(autocommit=False), database.connect(autocommit=False)
-    # Taking needs a lock on the table that this one excludes.
-    blocker.execute("lock table queue_job in exclusive mode")
+    put(conn, 1, 2, 3)
+    # It fires in the middle: the first of two jobs is deleted already.
+    conn.execute("""
+        create function dawdle() returns trigger language plpgsql as
+            $$ begin if old.data = '2' then perform pg_sleep(60); end if; return null; end $$;
+        create trigger dawdle after delete on queue_job for each row execute function dawdle();
+    """)
+    one = database.connect(autocommit=False)
     one.execute("set local statement_timeout = '300ms'")
-    running = Running(one, GET)
-    running.wait_for_lock(conn)
-    with pytest.raises(psycopg.errors.QueryCanceled):
-        running.result()
+    with pytest.raises(psycopg.errors.QueryCanceled) as caught:
+        one.execute("select data from queue_get('apples', 2)")
+    assert "dawdle()" in caught.value.diag.context
     refused(one, "25P02", GET)
     one.rollback()
-    blocker.rollback()
-    assert column(one, "select data from queue_get('apples', 9)") == [1, 2]
+    conn.execute("drop trigger dawdle on queue_job")
+    assert column(one, "select data from queue_get('apples', 9)") == [1, 2, 3]
 
 
 def test_promotion_wakes_the_takers_that_found_nothing(database, conn):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime
@@ -36,7 +37,7 @@ Jobs: TypeAlias = list[AsyncJob]
 Ids: TypeAlias = list[int]
 
 
-class AsyncConsumer:
+class AsyncConsumer(ABC):
     """What a queue and a set of queues have in common: taking jobs, and transactions."""
 
     def __init__(self, pq: AsyncPQ) -> None:
@@ -44,13 +45,13 @@ class AsyncConsumer:
         self.timeout: float = 1
         """Seconds that iteration waits before it yields None."""
 
+    @abstractmethod
     def _order(self) -> tuple[str, ...]:
         """The names to ask, the first to be asked first."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _member(self, name: str) -> AsyncQueue:
         """The queue that decodes this queue's jobs."""
-        raise NotImplementedError
 
     async def get(self, block: bool = True, timeout: float | None = None) -> AsyncJob | None:
         """Take the next job.

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from datetime import datetime
@@ -37,7 +38,7 @@ Jobs: TypeAlias = list[Job]
 Ids: TypeAlias = list[int]
 
 
-class Consumer:
+class Consumer(ABC):
     """What a queue and a set of queues have in common: taking jobs, and transactions."""
 
     def __init__(self, pq: PQ) -> None:
@@ -45,13 +46,13 @@ class Consumer:
         self.timeout: float = 1
         """Seconds that iteration waits before it yields None."""
 
+    @abstractmethod
     def _order(self) -> tuple[str, ...]:
         """The names to ask, the first to be asked first."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _member(self, name: str) -> Queue:
         """The queue that decodes this queue's jobs."""
-        raise NotImplementedError
 
     def get(self, block: bool = True, timeout: float | None = None) -> Job | None:
         """Take the next job.
