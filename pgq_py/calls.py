@@ -152,7 +152,7 @@ class Calls:
             "dedupe_key => %s::text, " + options + ")"
         )
         self._put_many = function(
-            "select {schema}.queue_put_many(queue => %s, data => %s::jsonb[], data_text => %s::text[], "
+            "select id from {schema}.queue_put_many(queue => %s, data => %s::jsonb[], data_text => %s::text[], "
             "data_bytes => %s::bytea[], dedupe_keys => %s::text[], " + options + ")"
         )
         self._get = function("select " + _JOB + " from {schema}.queue_get(%s, %s::int, %s)")

@@ -3,7 +3,8 @@ create or replace function queue_update(
     id bigint,
     data jsonb default null,
     data_text text default null,
-    data_bytes bytea default null
+    data_bytes bytea default null,
+    receipt uuid default null
 )
 returns boolean
 language plpgsql
@@ -28,7 +29,9 @@ begin
     end if;
     perform
     from queue_job j
-    where j.queue = queue_update.queue and j.id = queue_update.id
+    where j.queue = queue_update.queue
+        and j.id = queue_update.id
+        and (queue_update.receipt is null or (j.receipt = queue_update.receipt and j.lease_until > clock_timestamp()))
     for update skip locked;
     if not found then
         return false;
@@ -48,8 +51,11 @@ Replace the data of a job that is in the queue, ready or waiting. Nothing else o
 **queue**, **id**: the job.
 **data**: the new data as JSON; or **data_text** or **data_bytes**, as in `queue_put`.
 
-Returns true if the data was replaced; false if there is no such job, or a transaction is
-taking it at this moment (the call does not wait for that transaction's end).
+**receipt**: of a lease; then the data is replaced only while that lease is good.
+
+Returns true if the data was replaced; false if there is no such job, the receipt is no
+longer good, or a transaction is taking it at this moment (the call does not wait for that
+transaction's end).
 
 Errors: 22023 for a bad name or more than one kind of data; 22P02, 22P05 or 54001 for text
 that is not JSON, is not Unicode or is nested too deep.
