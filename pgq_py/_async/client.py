@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import psycopg
+from psycopg.conninfo import make_conninfo
 
 from .._compat import async_call
 from .._version import SCHEMA_VERSION
@@ -56,6 +57,8 @@ class AsyncPQ:
         self._closed = False
         self._checked = False
         self._source = self._make_source(conn, pool)
+        # Connections beside the only one that was given.
+        self._aside: AsyncDialSource | None = None
 
     def _make_source(self, conn: Any, pool: AsyncConnectionPool[Any] | None) -> AsyncSource:
         if pool is not None:
@@ -141,6 +144,19 @@ class AsyncPQ:
         await async_call(upgrade, await self._parameters(), self.schema)
         self._checked = False
 
+    async def source_aside(self) -> AsyncSource:
+        """Where to get a connection that shares nothing with what goes on here.
+
+        The pool or address; for a connection that was given, its parameters.
+        """
+        if isinstance(self._source, AsyncPoolSource | AsyncDialSource):
+            return self._source
+        if self._aside is None:
+            parameters = await self._parameters()
+            assert isinstance(parameters, dict)  # text is an AsyncDialSource's
+            self._aside = AsyncDialSource(self.schema, make_conninfo(**parameters))
+        return self._aside
+
     async def _parameters(self) -> str | dict[str, Any]:
         if isinstance(self._source, AsyncDialSource):
             return self._source.conninfo
@@ -213,6 +229,8 @@ class AsyncPQ:
         """Close what this PQ opened. Blocked calls end with `Closed`; your connection or pool stays open."""
         self._closed = True
         await self._source.close()
+        if self._aside is not None:
+            await self._aside.close()
 
     async def __aenter__(self) -> AsyncPQ:
         return self

@@ -118,7 +118,9 @@ class AsyncTransaction:
         except psycopg.Error as failed:
             if failed is error or isinstance(failed, Error):
                 raise
-            raise translate(failed, schema=self.pq.schema, lost=(await session.connection()).closed) from failed
+            lost = (await session.connection()).closed
+            committing = lost and error is None and self._outer is None
+            raise translate(failed, schema=self.pq.schema, lost=lost, committing=committing) from failed
         finally:
             if self._outer is None:
                 session.source.hold(None)

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import psycopg
+from psycopg.conninfo import make_conninfo
 
 from .._compat import call
 from .._version import SCHEMA_VERSION
@@ -57,6 +58,8 @@ class PQ:
         self._closed = False
         self._checked = False
         self._source = self._make_source(conn, pool)
+        # Connections beside the only one that was given.
+        self._aside: DialSource | None = None
 
     def _make_source(self, conn: Any, pool: ConnectionPool[Any] | None) -> Source:
         if pool is not None:
@@ -142,6 +145,19 @@ class PQ:
         call(upgrade, self._parameters(), self.schema)
         self._checked = False
 
+    def source_aside(self) -> Source:
+        """Where to get a connection that shares nothing with what goes on here.
+
+        The pool or address; for a connection that was given, its parameters.
+        """
+        if isinstance(self._source, PoolSource | DialSource):
+            return self._source
+        if self._aside is None:
+            parameters = self._parameters()
+            assert isinstance(parameters, dict)  # text is an AsyncDialSource's
+            self._aside = DialSource(self.schema, make_conninfo(**parameters))
+        return self._aside
+
     def _parameters(self) -> str | dict[str, Any]:
         if isinstance(self._source, DialSource):
             return self._source.conninfo
@@ -214,6 +230,8 @@ class PQ:
         """Close what this PQ opened. Blocked calls end with `Closed`; your connection or pool stays open."""
         self._closed = True
         self._source.close()
+        if self._aside is not None:
+            self._aside.close()
 
     def __enter__(self) -> PQ:
         return self

@@ -119,7 +119,9 @@ class Transaction:
         except psycopg.Error as failed:
             if failed is error or isinstance(failed, Error):
                 raise
-            raise translate(failed, schema=self.pq.schema, lost=(session.connection()).closed) from failed
+            lost = (session.connection()).closed
+            committing = lost and error is None and self._outer is None
+            raise translate(failed, schema=self.pq.schema, lost=lost, committing=committing) from failed
         finally:
             if self._outer is None:
                 session.source.hold(None)
