@@ -132,6 +132,11 @@ def check_count(count: int) -> int:
     return count
 
 
+def _storable(message: str | None) -> str | None:
+    """What PostgreSQL can store of it. Whatever an error's text holds, the failure must be recorded."""
+    return None if message is None else message.replace("\0", "\\0").encode("utf-8", "replace").decode()
+
+
 def _first(rows: list[Row]) -> Any:
     return rows[0][0]
 
@@ -381,7 +386,7 @@ class Calls:
         bury: bool = False,
     ) -> Call[bool]:
         """An attempt has failed; without a receipt one that was made in a transaction and rolled back."""
-        return Call(self._error, (queue, id, receipt, message, length("retry_in", retry_in), bury), _first)
+        return Call(self._error, (queue, id, receipt, _storable(message), length("retry_in", retry_in), bury), _first)
 
     def release(self, queue: str, id: int, receipt: UUID) -> Call[bool]:
         """A leased job returned."""

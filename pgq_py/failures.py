@@ -27,7 +27,7 @@ def _tail(parts: list[str]) -> str:
     # The end says most: what was raised, and where.
     while len(lines) > 1 and sum(map(len, lines)) > LIMIT:
         del lines[0]
-    return "".join(lines)[:LIMIT].replace("\0", "\\0")
+    return "".join(lines)[:LIMIT]
 
 
 def left_by_exception(frame: FrameType | None) -> str | None:
