@@ -160,7 +160,7 @@ begin
             message = format('the data have %s bytes, and queue %I takes %s at most', bytes, queue, v_max_bytes),
             hint = 'Put less, or where to find it; or raise max_bytes with queue_create.';
     end if;
-    if v_max_depth is null then
+    if v_max_depth is null or count = 0 then
         return;
     end if;
     v_depth := (
@@ -180,7 +180,7 @@ end
 $$;
 
 comment on function _queue_check_limits is
-    'Private: refuse COUNT jobs, the largest of BYTES bytes, where a queue has limits: QU001 for one that is full, QU002 for data that are too large.';
+    'Private: refuse COUNT more jobs, the largest of BYTES bytes, where a queue has limits: QU001 for one that is full, QU002 for data that are too large.';
 
 revoke all on function _queue_check_limits from public;
 
@@ -200,13 +200,27 @@ set enable_seqscan = off
 set lock_timeout = '1s'
 as $$
 #variable_conflict use_column
+declare
+    v_ran_out boolean;
 begin
-    update queue_job j
-    set attempts = j.attempts + 1, consumer = null, receipt = null, lease_until = null
+    select j.receipt is not null
+    into v_ran_out
+    from queue_job j
     where j.queue = _queue_count_attempt.queue
         and j.id = _queue_count_attempt.id
-        and (j.receipt is null or j.lease_until <= _queue_count_attempt.now);
-    return found;
+        and (j.receipt is null or j.lease_until <= _queue_count_attempt.now)
+    for update;
+    if not found then
+        return false;
+    end if;
+    -- A lease that ran out before is a failed attempt of its own.
+    if v_ran_out and not _queue_fail(_queue_count_attempt.queue, _queue_count_attempt.id, 'the lease ran out', '0') then
+        return false;
+    end if;
+    update queue_job j
+    set attempts = j.attempts + 1, consumer = null
+    where j.queue = _queue_count_attempt.queue and j.id = _queue_count_attempt.id;
+    return true;
 exception
     when lock_not_available then
         return false;
@@ -356,7 +370,7 @@ declare
     v_ready bigint;
     v_due bigint;
     v_job record;
-    v_row record;
+    v_receipt uuid;
 begin
     -- The transaction may stay open for long, so no row is locked but those that are
     -- taken: candidates are read without locks, then locked one by one in their order.
@@ -394,8 +408,8 @@ begin
                 v_due := v_due + 1;
             end if;
             continue when v_again and v_job.id = any (v_ids);
-            select j.receipt, j.attempts, j.max_attempts
-            into v_row
+            select j.receipt
+            into v_receipt
             from queue_job j
             where j.queue = _queue_pick.queue and j.id = v_job.id
                 and (j.ready_at is null or j.ready_at <= _queue_pick.now)
@@ -403,13 +417,7 @@ begin
             for update skip locked;
             if not found then
                 null;  -- others hold it
-            elsif v_row.receipt is not null and v_row.attempts >= coalesce(
-                v_row.max_attempts,
-                (select s.max_attempts from queue_setting s where s.queue = _queue_pick.queue),
-                5
-            ) then
-                perform _queue_fail(_queue_pick.queue, v_job.id, 'the lease ran out');
-            else
+            elsif v_receipt is null or _queue_fail(_queue_pick.queue, v_job.id, 'the lease ran out', '0') then
                 v_ids := v_ids || v_job.id;
                 if cardinality(v_ids) = count then
                     return v_ids;
@@ -522,6 +530,12 @@ security definer
 set search_path from current
 as $$
 begin
+    if not isfinite(lease) then
+        raise exception using
+            errcode = 'datetime_field_overflow',
+            message = format('the lease is %s', lease),
+            hint = 'A lease has an end, or the job of a consumer that is gone would never come back.';
+    end if;
     raise exception using
         errcode = 'invalid_parameter_value',
         message = format('the lease is %s', coalesce(lease::text, 'null')),
@@ -530,7 +544,7 @@ end
 $$;
 
 comment on function _queue_refuse_lease is
-    'Private: the error for a lease that is not above zero (22023).';
+    'Private: the error for a lease that is not above zero (22023) or without end (22008).';
 
 revoke all on function _queue_refuse_lease from public;
 
@@ -1039,9 +1053,10 @@ begin
             errcode = 'invalid_parameter_value',
             message = format('%s is out of range', v_wrong),
             hint = 'At least one for a number; a length of time above zero (retry_in and keep_dead_for: or zero), '
-                'and no more than 10 years (retry_in: 1 year).';
+                'and no more than 10 years (retry_in: 1, keep_dead_for: 1000).';
     end if;
-    if not reset <@ '{max_attempts, lease_for, retry_in, max_depth, max_bytes, keep_dead_for}' is not false then
+    reset := coalesce(reset, '{}');
+    if not reset <@ '{max_attempts, lease_for, retry_in, max_depth, max_bytes, keep_dead_for}' then
         raise exception using
             errcode = 'invalid_parameter_value',
             message = 'reset names a setting that there is not',
@@ -1318,6 +1333,9 @@ declare
 begin
     if octet_length(queue_error.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_error.queue);
+    end if;
+    if not isfinite(queue_error.retry_in) then
+        perform _queue_time('retry', null, queue_error.retry_in, v_now);
     end if;
     if queue_error.receipt is null then
         if not _queue_count_attempt(queue_error.queue, queue_error.id, v_now) then
@@ -1730,7 +1748,7 @@ begin
         return;
     end if;
     queue_lease.lease := coalesce(queue_lease.lease, v_lease_for, '5 minutes');
-    if queue_lease.lease > interval '0' is not true then
+    if queue_lease.lease <= interval '0' or not isfinite(queue_lease.lease) then
         perform _queue_refuse_lease(queue_lease.lease);
     end if;
     if v_due then
@@ -2067,11 +2085,12 @@ as $$
 declare
     v_now timestamptz := clock_timestamp();
     v_until timestamptz;
+    v_ready_at timestamptz;
 begin
     if octet_length(queue_progress.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_progress.queue);
     end if;
-    if queue_progress.lease <= interval '0' then
+    if queue_progress.lease <= interval '0' or not isfinite(queue_progress.lease) then
         perform _queue_refuse_lease(queue_progress.lease);
     end if;
     v_until := v_now + coalesce(
@@ -2092,8 +2111,16 @@ begin
     where j.queue = queue_progress.queue
         and j.id = queue_progress.id
         and j.receipt = queue_progress.receipt
-        and j.lease_until > v_now;
-    return found;
+        and j.lease_until > v_now
+    returning j.ready_at into v_ready_at;
+    if not found then
+        return false;
+    end if;
+    if queue_progress.lease is not null and v_ready_at = v_until then
+        -- It may end earlier than sleepers reckon with.
+        perform pg_notify(queue_channel(queue_progress.queue), '');
+    end if;
+    return true;
 end
 $$;
 
@@ -2229,7 +2256,8 @@ begin
 
     -- A job put again under its key waits here for a transaction that holds the key, and
     -- loops when that transaction took the job away between the insert and the look-up.
-    -- That a queue has limits is looked up by the insert itself, which is then repeated.
+    -- That a queue has limits is looked up by the insert itself, which is then repeated, for
+    -- a key that is there too: its job may be on its way out.
     loop
         insert into queue_job (
             queue, enqueued_at, ready_at, schedule_at, expected_at, rank,
@@ -2257,7 +2285,11 @@ begin
         returning id into v_id;
         exit when found;
         v_id := _queue_find(queue_put.queue, queue_put.dedupe_key);
-        if v_id is not null then
+        if v_id is not null and (v_allowed or not exists (
+            select
+            from queue_setting s
+            where s.queue = queue_put.queue and num_nonnulls(s.max_bytes, s.max_depth) > 0
+        )) then
             return v_id;
         end if;
         perform _queue_check_limits(
@@ -2267,7 +2299,7 @@ begin
                 octet_length(queue_put.data_text),
                 octet_length(queue_put.data_bytes)
             ),
-            1
+            case when v_id is null then 1 else 0 end
         );
         v_allowed := true;
     end loop;
@@ -2572,7 +2604,8 @@ begin
             c.data_text, c.data_bytes
         from chosen c
         order by c.dedupe_key collate "C", c.died_at, c.id
-        on conflict (queue, dedupe_key) where dedupe_key is not null do nothing
+        -- Of the key, or of the id, where a job was buried that is still in the queue.
+        on conflict do nothing
         returning id
     )
     delete from queue_dead d
@@ -2908,6 +2941,8 @@ set search_path from current
 set enable_seqscan = off
 as $$
 #variable_conflict use_column
+declare
+    v_now timestamptz := clock_timestamp();
 begin
     if octet_length(queue_update.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_update.queue);
@@ -2921,12 +2956,32 @@ begin
     if num_nonnulls(queue_update.data_text, queue_update.data_bytes) = 0 then
         queue_update.data := coalesce(queue_update.data, 'null');
     end if;
-    perform
-    from queue_job j
-    where j.queue = queue_update.queue
-        and j.id = queue_update.id
-        and (queue_update.receipt is null or (j.receipt = queue_update.receipt and j.lease_until > clock_timestamp()))
-    for update skip locked;
+    if exists (select from queue_setting s where s.queue = queue_update.queue and s.max_bytes is not null) then
+        perform _queue_check_limits(
+            queue_update.queue,
+            coalesce(
+                octet_length(queue_update.data::text),
+                octet_length(queue_update.data_text),
+                octet_length(queue_update.data_bytes)
+            ),
+            0
+        );
+    end if;
+    if queue_update.receipt is null then
+        perform
+        from queue_job j
+        where j.queue = queue_update.queue and j.id = queue_update.id
+        for update skip locked;
+    else
+        -- As a rule it is the consumer's own heartbeat that holds the row.
+        perform
+        from queue_job j
+        where j.queue = queue_update.queue
+            and j.id = queue_update.id
+            and j.receipt = queue_update.receipt
+            and j.lease_until > v_now
+        for update;
+    end if;
     if not found then
         return false;
     end if;
@@ -2944,15 +2999,15 @@ Replace the data of a job that is in the queue, ready or waiting. Nothing else o
 
 **queue**, **id**: the job.
 **data**: the new data as JSON; or **data_text** or **data_bytes**, as in `queue_put`.
-
 **receipt**: of a lease; then the data is replaced only while that lease is good.
 
 Returns true if the data was replaced; false if there is no such job, the receipt is no
-longer good, or a transaction is taking it at this moment (the call does not wait for that
-transaction's end).
+longer good, or, without a receipt, a transaction is taking it at this moment (the call does
+not wait for that transaction's end).
 
 Errors: 22023 for a bad name or more than one kind of data; 22P02, 22P05 or 54001 for text
-that is not JSON, is not Unicode or is nested too deep.
+that is not JSON, is not Unicode or is nested too deep; QU002 where the data are too large
+for the queue (see `queue_create`).
 
     select queue_update('apples', 42, '{"kind": "Gala"}');
 $$;

@@ -26,7 +26,7 @@ begin
             message = format('the data have %s bytes, and queue %I takes %s at most', bytes, queue, v_max_bytes),
             hint = 'Put less, or where to find it; or raise max_bytes with queue_create.';
     end if;
-    if v_max_depth is null then
+    if v_max_depth is null or count = 0 then
         return;
     end if;
     v_depth := (
@@ -46,6 +46,6 @@ end
 $$;
 
 comment on function _queue_check_limits is
-    'Private: refuse COUNT jobs, the largest of BYTES bytes, where a queue has limits: QU001 for one that is full, QU002 for data that are too large.';
+    'Private: refuse COUNT more jobs, the largest of BYTES bytes, where a queue has limits: QU001 for one that is full, QU002 for data that are too large.';
 
 revoke all on function _queue_check_limits from public;

@@ -13,13 +13,27 @@ set enable_seqscan = off
 set lock_timeout = '1s'
 as $$
 #variable_conflict use_column
+declare
+    v_ran_out boolean;
 begin
-    update queue_job j
-    set attempts = j.attempts + 1, consumer = null, receipt = null, lease_until = null
+    select j.receipt is not null
+    into v_ran_out
+    from queue_job j
     where j.queue = _queue_count_attempt.queue
         and j.id = _queue_count_attempt.id
-        and (j.receipt is null or j.lease_until <= _queue_count_attempt.now);
-    return found;
+        and (j.receipt is null or j.lease_until <= _queue_count_attempt.now)
+    for update;
+    if not found then
+        return false;
+    end if;
+    -- A lease that ran out before is a failed attempt of its own.
+    if v_ran_out and not _queue_fail(_queue_count_attempt.queue, _queue_count_attempt.id, 'the lease ran out', '0') then
+        return false;
+    end if;
+    update queue_job j
+    set attempts = j.attempts + 1, consumer = null
+    where j.queue = _queue_count_attempt.queue and j.id = _queue_count_attempt.id;
+    return true;
 exception
     when lock_not_available then
         return false;

@@ -20,7 +20,7 @@ declare
     v_ready bigint;
     v_due bigint;
     v_job record;
-    v_row record;
+    v_receipt uuid;
 begin
     -- The transaction may stay open for long, so no row is locked but those that are
     -- taken: candidates are read without locks, then locked one by one in their order.
@@ -58,8 +58,8 @@ begin
                 v_due := v_due + 1;
             end if;
             continue when v_again and v_job.id = any (v_ids);
-            select j.receipt, j.attempts, j.max_attempts
-            into v_row
+            select j.receipt
+            into v_receipt
             from queue_job j
             where j.queue = _queue_pick.queue and j.id = v_job.id
                 and (j.ready_at is null or j.ready_at <= _queue_pick.now)
@@ -67,13 +67,7 @@ begin
             for update skip locked;
             if not found then
                 null;  -- others hold it
-            elsif v_row.receipt is not null and v_row.attempts >= coalesce(
-                v_row.max_attempts,
-                (select s.max_attempts from queue_setting s where s.queue = _queue_pick.queue),
-                5
-            ) then
-                perform _queue_fail(_queue_pick.queue, v_job.id, 'the lease ran out');
-            else
+            elsif v_receipt is null or _queue_fail(_queue_pick.queue, v_job.id, 'the lease ran out', '0') then
                 v_ids := v_ids || v_job.id;
                 if cardinality(v_ids) = count then
                     return v_ids;

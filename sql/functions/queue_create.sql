@@ -37,9 +37,10 @@ begin
             errcode = 'invalid_parameter_value',
             message = format('%s is out of range', v_wrong),
             hint = 'At least one for a number; a length of time above zero (retry_in and keep_dead_for: or zero), '
-                'and no more than 10 years (retry_in: 1 year).';
+                'and no more than 10 years (retry_in: 1, keep_dead_for: 1000).';
     end if;
-    if not reset <@ '{max_attempts, lease_for, retry_in, max_depth, max_bytes, keep_dead_for}' is not false then
+    reset := coalesce(reset, '{}');
+    if not reset <@ '{max_attempts, lease_for, retry_in, max_depth, max_bytes, keep_dead_for}' then
         raise exception using
             errcode = 'invalid_parameter_value',
             message = 'reset names a setting that there is not',

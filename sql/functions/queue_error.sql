@@ -20,6 +20,9 @@ begin
     if octet_length(queue_error.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_error.queue);
     end if;
+    if not isfinite(queue_error.retry_in) then
+        perform _queue_time('retry', null, queue_error.retry_in, v_now);
+    end if;
     if queue_error.receipt is null then
         if not _queue_count_attempt(queue_error.queue, queue_error.id, v_now) then
             return false;

@@ -68,7 +68,7 @@ begin
         return;
     end if;
     queue_lease.lease := coalesce(queue_lease.lease, v_lease_for, '5 minutes');
-    if queue_lease.lease > interval '0' is not true then
+    if queue_lease.lease <= interval '0' or not isfinite(queue_lease.lease) then
         perform _queue_refuse_lease(queue_lease.lease);
     end if;
     if v_due then

@@ -16,11 +16,12 @@ as $$
 declare
     v_now timestamptz := clock_timestamp();
     v_until timestamptz;
+    v_ready_at timestamptz;
 begin
     if octet_length(queue_progress.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_progress.queue);
     end if;
-    if queue_progress.lease <= interval '0' then
+    if queue_progress.lease <= interval '0' or not isfinite(queue_progress.lease) then
         perform _queue_refuse_lease(queue_progress.lease);
     end if;
     v_until := v_now + coalesce(
@@ -41,8 +42,16 @@ begin
     where j.queue = queue_progress.queue
         and j.id = queue_progress.id
         and j.receipt = queue_progress.receipt
-        and j.lease_until > v_now;
-    return found;
+        and j.lease_until > v_now
+    returning j.ready_at into v_ready_at;
+    if not found then
+        return false;
+    end if;
+    if queue_progress.lease is not null and v_ready_at = v_until then
+        -- It may end earlier than sleepers reckon with.
+        perform pg_notify(queue_channel(queue_progress.queue), '');
+    end if;
+    return true;
 end
 $$;
 

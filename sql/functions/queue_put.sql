@@ -47,7 +47,8 @@ begin
 
     -- A job put again under its key waits here for a transaction that holds the key, and
     -- loops when that transaction took the job away between the insert and the look-up.
-    -- That a queue has limits is looked up by the insert itself, which is then repeated.
+    -- That a queue has limits is looked up by the insert itself, which is then repeated, for
+    -- a key that is there too: its job may be on its way out.
     loop
         insert into queue_job (
             queue, enqueued_at, ready_at, schedule_at, expected_at, rank,
@@ -75,7 +76,11 @@ begin
         returning id into v_id;
         exit when found;
         v_id := _queue_find(queue_put.queue, queue_put.dedupe_key);
-        if v_id is not null then
+        if v_id is not null and (v_allowed or not exists (
+            select
+            from queue_setting s
+            where s.queue = queue_put.queue and num_nonnulls(s.max_bytes, s.max_depth) > 0
+        )) then
             return v_id;
         end if;
         perform _queue_check_limits(
@@ -85,7 +90,7 @@ begin
                 octet_length(queue_put.data_text),
                 octet_length(queue_put.data_bytes)
             ),
-            1
+            case when v_id is null then 1 else 0 end
         );
         v_allowed := true;
     end loop;

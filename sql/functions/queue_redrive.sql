@@ -47,7 +47,8 @@ begin
             c.data_text, c.data_bytes
         from chosen c
         order by c.dedupe_key collate "C", c.died_at, c.id
-        on conflict (queue, dedupe_key) where dedupe_key is not null do nothing
+        -- Of the key, or of the id, where a job was buried that is still in the queue.
+        on conflict do nothing
         returning id
     )
     delete from queue_dead d
