@@ -74,7 +74,12 @@ begin
         perform _queue_check_limits(
             queue_put_many.queue,
             (
-                select max(coalesce(octet_length(u.data::text), octet_length(u.data_text), octet_length(u.data_bytes)))
+                select max(coalesce(
+                    octet_length(u.data::text),
+                    octet_length(u.data_text),
+                    octet_length(u.data_bytes),
+                    octet_length('null')
+                ))
                 from unnest(queue_put_many.data, queue_put_many.data_text, queue_put_many.data_bytes)
                     as u (data, data_text, data_bytes)
             ),
