@@ -7,7 +7,6 @@ import random
 import threading
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -46,9 +45,13 @@ def jitter(seconds: float) -> float:
 class AsyncTicker:
     """Calls a coroutine again and again, in a task, until that returns False or `stop` is called."""
 
+    # How long a call may take to end by itself.
+    PATIENCE = 2.0
+
     def __init__(self, every: float, tick: Callable[[], Awaitable[bool]]) -> None:
         self._every = every
         self._tick = tick
+        self._over = False
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -56,17 +59,23 @@ class AsyncTicker:
         self._task = asyncio.create_task(self._run())
 
     async def _run(self) -> None:
-        while True:
+        # A call may answer its cancellation with another error, and go on: hence the flag.
+        while not self._over:
             await asyncio.sleep(self._every)
             if not await self._tick():
                 return
 
     async def stop(self, interrupt: Callable[[], object]) -> None:
-        """Over when this returns."""
+        """Over when this returns: a call that hangs is cancelled, and interrupted if that does not help."""
         assert self._task is not None  # stop follows start
+        self._over = True
         self._task.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._task
+        # Not `await self._task`: our own cancellation would look like the task's.
+        if not (await asyncio.wait([self._task], timeout=self.PATIENCE))[0]:
+            interrupt()
+            await asyncio.wait([self._task], timeout=self.PATIENCE)
+        if self._task.done() and not self._task.cancelled():
+            self._task.result()
 
 
 class Ticker:
@@ -91,9 +100,13 @@ class Ticker:
                 return
 
     def stop(self, interrupt: Callable[[], object]) -> None:
-        """Over when this returns: a call that hangs is interrupted."""
+        """Over when this returns: a call that hangs is interrupted.
+
+        But for one that is still connecting to a server that does not answer, which nothing can
+        interrupt: that is left to itself.
+        """
         self._over.set()
         self._thread.join(self.PATIENCE)
         if self._thread.is_alive():
             interrupt()
-            self._thread.join()
+            self._thread.join(self.PATIENCE)

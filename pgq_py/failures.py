@@ -40,11 +40,25 @@ def left_by_exception(frame: FrameType | None) -> str | None:
         return None
     for found in gc.get_referrers(frame):
         if isinstance(found, TracebackType) and found.tb_frame is frame and found.tb_lasti == frame.f_lasti:
-            for error in gc.get_referrers(found):
-                if isinstance(error, BaseException) and error.__traceback__ is found:
-                    return describe(error)
-            # Before 3.12 an exception that nobody has caught yet can't be reached, only its traceback.
-            return _tail(["Traceback (most recent call last):\n", *traceback.format_tb(found)])
+            error = _error_of(found)
+            if error is None:
+                return _tail(["Traceback (most recent call last):\n", *traceback.format_tb(found)])
+            return None if is_interruption(error) else _tail(traceback.format_exception(type(error), error, found))
+    return None
+
+
+def _error_of(found: TracebackType) -> BaseException | None:
+    """The exception that has left this traceback.
+
+    Before 3.12 an exception on its way knows only the part of its traceback below the frame that last
+    caught it (or had a `with` or `finally`): if there is none such, it can't be reached.
+    """
+    link: TracebackType | None = found
+    while link is not None:
+        for error in gc.get_referrers(link):
+            if isinstance(error, BaseException) and error.__traceback__ is link:
+                return error
+        link = link.tb_next
     return None
 
 

@@ -19,7 +19,18 @@ from pgq_py._sync import listener as sync_listener
 
 # Long enough to fail a test that needs it, and short enough to wait for that.
 PATIENCE = 20.0
-NOT_AWAITED = {"take", "transaction", "listen", "consume", "cursor", "connection", "queue", "notifies", "pipeline"}
+NOT_AWAITED = {
+    "take",
+    "transaction",
+    "listen",
+    "consume",
+    "cursor",
+    "connection",
+    "queue",
+    "notifies",
+    "pipeline",
+    "keep_alive",
+}
 
 
 class Awaitable:
@@ -38,17 +49,7 @@ class Awaitable:
 
         def call(*args: Any, **options: Any) -> Any:
             # Not yet: a coroutine that nobody awaits must do nothing.
-            if name in (
-                "take",
-                "transaction",
-                "listen",
-                "consume",
-                "cursor",
-                "connection",
-                "queue",
-                "notifies",
-                "pipeline",
-            ):
+            if name in NOT_AWAITED:
                 made = found(*args, **options)
                 return Steps(made) if inspect.isgenerator(made) else Awaitable(made)
             return _later(found, args, options)
@@ -82,7 +83,7 @@ class Steps:
 
     async def __anext__(self) -> Any:
         for item in self.plain:
-            return item
+            return adapt(item)
         raise StopAsyncIteration
 
     async def aclose(self) -> None:
@@ -96,6 +97,8 @@ async def _later(found: Callable[..., Any], args: Any, options: Any) -> Any:
 def adapt(value: Any) -> Any:
     if inspect.isgenerator(value):
         return Steps(value)
+    if isinstance(value, list) and value and isinstance(value[0], pgq_py.Job):
+        return [Awaitable(job) for job in value]
     adapted = (pgq_py.Queue, pgq_py.QueueSet, psycopg.Connection, psycopg.Cursor)
     if isinstance(value, adapted) or (hasattr(value, "__enter__") and type(value).__module__.startswith("pgq_py")):
         return Awaitable(value)

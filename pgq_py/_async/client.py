@@ -57,8 +57,6 @@ class AsyncPQ:
         self._closed = False
         self._checked = False
         self._source = self._make_source(conn, pool)
-        # Connections beside the only one that was given.
-        self._aside: AsyncDialSource | None = None
 
     def _make_source(self, conn: Any, pool: AsyncConnectionPool[Any] | None) -> AsyncSource:
         if pool is not None:
@@ -147,15 +145,18 @@ class AsyncPQ:
     async def source_aside(self) -> AsyncSource:
         """Where to get a connection that shares nothing with what goes on here.
 
-        The pool or address; for a connection that was given, its parameters.
+        The pool or address; for a connection that was given, its parameters. End with `close_aside`.
         """
         if isinstance(self._source, AsyncPoolSource | AsyncDialSource):
             return self._source
-        if self._aside is None:
-            parameters = await self._parameters()
-            assert isinstance(parameters, dict)  # text is an AsyncDialSource's
-            self._aside = AsyncDialSource(self.schema, make_conninfo(**parameters))
-        return self._aside
+        parameters = await self._parameters()
+        assert isinstance(parameters, dict)  # text is an AsyncDialSource's
+        return AsyncDialSource(self.schema, make_conninfo(**parameters))
+
+    async def close_aside(self, source: AsyncSource | None) -> None:
+        """Close the connections of `source_aside` that are not for all."""
+        if source is not None and source is not self._source:
+            await source.close()
 
     async def _parameters(self) -> str | dict[str, Any]:
         if isinstance(self._source, AsyncDialSource):
@@ -229,8 +230,6 @@ class AsyncPQ:
         """Close what this PQ opened. Blocked calls end with `Closed`; your connection or pool stays open."""
         self._closed = True
         await self._source.close()
-        if self._aside is not None:
-            await self._aside.close()
 
     async def __aenter__(self) -> AsyncPQ:
         return self

@@ -207,10 +207,11 @@ class AsyncJob:
         Raises:
             NotLeased: the job is not leased.
             LeaseLost: at the end of the block, if the lease was lost meanwhile.
+            ValueError: EVERY is not above 0.
         """
         receipt = self._held()
         assert self.lease_for is not None  # as the receipt
-        return AsyncKeeper(self._queue._pq, self.queue, self.id, receipt, self.lease_for, every)
+        return AsyncKeeper(self._queue._pq, self, receipt, self.lease_for, every)
 
     async def __aenter__(self) -> Any:
         """The data of the leased job."""
@@ -227,18 +228,19 @@ class AsyncJob:
         Raises:
             LeaseLost: the lease ran out before the end: the work may be done again, or twice.
         """
-        if self._settled:
-            return
         if error is None:
-            if not await self.complete():
+            if not self._settled and not await self.complete():
                 self._lost("it was not completed")
             return
+        # What was done inside may have been rolled back since. If not, its receipt is no longer good.
+        was_settled = self._settled
         try:
             done = await (self.release() if is_interruption(error) else self.error(describe(error)))
-            if not done:
+            if not done and not was_settled:
                 error.add_note(f"the lease of job {self.id} was lost before this error: it was not recorded")
         except Error as failed:
-            error.add_note(f"this could not be recorded with job {self.id}: {failed}")
+            if not was_settled:
+                error.add_note(f"this could not be recorded with job {self.id}: {failed}")
 
     async def _settle(self, call: Any) -> bool:
         done: bool = await self._queue._pq.run(call)

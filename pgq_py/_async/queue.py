@@ -394,9 +394,10 @@ class AsyncTake:
             raise
         finally:
             try:
-                await self._record(error)
-            finally:
                 await self._held.aclose()
+            finally:
+                # Only now: the connection may be the last one of a pool.
+                await self._record(error)
 
     async def _record(self, error: BaseException | None) -> None:
         """After the rollback: a failed attempt of the job."""

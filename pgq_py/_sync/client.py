@@ -58,8 +58,6 @@ class PQ:
         self._closed = False
         self._checked = False
         self._source = self._make_source(conn, pool)
-        # Connections beside the only one that was given.
-        self._aside: DialSource | None = None
 
     def _make_source(self, conn: Any, pool: ConnectionPool[Any] | None) -> Source:
         if pool is not None:
@@ -148,15 +146,18 @@ class PQ:
     def source_aside(self) -> Source:
         """Where to get a connection that shares nothing with what goes on here.
 
-        The pool or address; for a connection that was given, its parameters.
+        The pool or address; for a connection that was given, its parameters. End with `close_aside`.
         """
         if isinstance(self._source, PoolSource | DialSource):
             return self._source
-        if self._aside is None:
-            parameters = self._parameters()
-            assert isinstance(parameters, dict)  # text is an AsyncDialSource's
-            self._aside = DialSource(self.schema, make_conninfo(**parameters))
-        return self._aside
+        parameters = self._parameters()
+        assert isinstance(parameters, dict)  # text is an AsyncDialSource's
+        return DialSource(self.schema, make_conninfo(**parameters))
+
+    def close_aside(self, source: Source | None) -> None:
+        """Close the connections of `source_aside` that are not for all."""
+        if source is not None and source is not self._source:
+            source.close()
 
     def _parameters(self) -> str | dict[str, Any]:
         if isinstance(self._source, DialSource):
@@ -230,8 +231,6 @@ class PQ:
         """Close what this PQ opened. Blocked calls end with `Closed`; your connection or pool stays open."""
         self._closed = True
         self._source.close()
-        if self._aside is not None:
-            self._aside.close()
 
     def __enter__(self) -> PQ:
         return self

@@ -395,9 +395,10 @@ class Take:
             raise
         finally:
             try:
-                self._record(error)
-            finally:
                 self._held.close()
+            finally:
+                # Only now: the connection may be the last one of a pool.
+                self._record(error)
 
     def _record(self, error: BaseException | None) -> None:
         """After the rollback: a failed attempt of the job."""
