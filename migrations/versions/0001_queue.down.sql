@@ -29,6 +29,7 @@ drop function queue_error;
 drop function queue_error_many;
 drop function queue_get;
 drop function queue_get_any;
+drop function queue_health;
 drop function queue_lease;
 drop function queue_lease_any;
 drop function queue_list;

@@ -17,6 +17,8 @@ declare
     v_now timestamptz := clock_timestamp();
     v_job record;
     v_error text := left(coalesce(error, 'no reason was given'), 2000);
+    -- For the eye: of a traceback the last line, which says what was raised.
+    v_reason text := (regexp_match(v_error, '([^\n]*)\s*$'))[1];
     v_history jsonb;
     v_max_attempts integer;
     v_retry_in interval := retry_in;
@@ -52,8 +54,8 @@ begin
             g.id,
             v_now,
             case
-                when _queue_fail.bury then v_error
-                else format('attempt %s of %s failed: %s', g.attempts, v_max_attempts, v_error)
+                when _queue_fail.bury then v_reason
+                else format('attempt %s of %s failed: %s', g.attempts, v_max_attempts, v_reason)
             end,
             g.data, g.data_text, g.data_bytes, - g.rank, g.enqueued_at, g.schedule_at,
             nullif(g.expected_at, 'infinity'), g.attempts, g.max_attempts, v_error, g.progress_count,

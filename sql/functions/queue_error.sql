@@ -58,8 +58,8 @@ now. If somebody else is working on it by then, this waits for a second at most.
 **retry_in**: how long until it may be taken again, zero for at once. By default as the queue
 says (`queue_create`), or 10 seconds, doubled with each attempt up to six hours, times a
 random number between a half and one and a half.
-**bury**: true puts it among the dead whatever its attempts, with the message as the reason:
-for a job that can never succeed.
+**bury**: true puts it among the dead whatever its attempts: for a job that can never succeed.
+The reason of a dead job is the last line of the message.
 
 Returns false if the lease is no longer good, or, without a receipt, if the job is not there
 or is held by somebody else. Then nothing was changed.
