@@ -66,6 +66,7 @@ class Taken(NamedTuple):
     receipt: UUID | None = None
     lease_until: datetime | None = None
     lease_for: timedelta | None = None
+    ready_at: datetime | None = None
 
 
 class Death(NamedTuple):
@@ -245,7 +246,9 @@ class Calls:
             "receipt => %s)"
         )
         self._cancel = function("select {schema}.queue_cancel(%s, %s::bigint)")
-        self._list = function("select " + _JOB + " from {schema}.queue_list(%s, scheduled => %s, count => %s::int)")
+        self._list = function(
+            "select " + _JOB + ", ready_at from {schema}.queue_list(%s, scheduled => %s, count => %s::int)"
+        )
         self._count = function("select {schema}.queue_count(%s, scheduled => %s)")
         self._clear = function("select {schema}.queue_clear(%s)")
         self._create = function(
@@ -444,7 +447,11 @@ class Calls:
 
     def listing(self, queue: str, scheduled: bool, count: int | None) -> Call[list[Taken]]:
         """The jobs, left where they are."""
-        return Call(self._list, (queue, scheduled, count), lambda rows: [_taken(queue, row) for row in rows])
+        return Call(
+            self._list,
+            (queue, scheduled, count),
+            lambda rows: [_taken(queue, row[:-1])._replace(ready_at=row[-1]) for row in rows],
+        )
 
     def count(self, queue: str, scheduled: bool) -> Call[int]:
         """The number of jobs."""

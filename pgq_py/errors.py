@@ -143,8 +143,8 @@ _KNOWN: dict[str, tuple[type[Error], str]] = {
     "22P02": (PayloadError, "data that is not JSON, or text where a number belongs"),
     "22P05": (PayloadError, "the data has a character that PostgreSQL can't store as JSON"),
     "54001": (PayloadError, "the data is nested too deep"),
-    "QU001": (QueueFull, ""),
-    "QU002": (PayloadTooLarge, ""),
+    "QU001": (QueueFull, "in Python: queue.configure(max_depth=...)"),
+    "QU002": (PayloadTooLarge, "in Python: queue.configure(max_bytes=...)"),
     "22007": (TimeError, "not a time"),
     "22008": (TimeError, "the time is out of range"),
 }

@@ -13,6 +13,7 @@ from ..errors import Error, LeaseLost, NotLeased
 from ..failures import describe, is_interruption
 from ..times import Duration
 from .keeper import AsyncKeeper
+from .transaction import innermost
 
 if TYPE_CHECKING:
     from .queue import AsyncQueue
@@ -38,6 +39,7 @@ class AsyncJob:
             be (None: as the queue says).
         last_error, progress_count, consumer: from the last attempt.
         dedupe_key, headers: as put.
+        ready_at: of a job that was listed and waits: when it may be taken, if nothing happens before.
         receipt, lease_until, lease_for: of its lease; None if it was not leased. The first two
             are those of the beginning.
     """
@@ -61,6 +63,7 @@ class AsyncJob:
         "priority",
         "progress_count",
         "queue",
+        "ready_at",
         "receipt",
         "schedule_at",
     )
@@ -83,6 +86,7 @@ class AsyncJob:
         self.consumer: str | None = taken.consumer
         self.dedupe_key: str | None = taken.dedupe_key
         self.headers: Any = None if taken.headers is None else JSON.decode(Payload(json=taken.headers))
+        self.ready_at: datetime | None = taken.ready_at
         self.receipt: UUID | None = taken.receipt
         self.lease_until: datetime | None = taken.lease_until
         self.lease_for: timedelta | None = taken.lease_for
@@ -223,7 +227,9 @@ class AsyncJob:
     ) -> None:
         """Complete the job, unless that or something else was done with it inside; after an exception: error.
 
-        Control-C and cancellation are not the job's fault: it is released.
+        Inside a transaction (`with queue as cursor, job as data:`) it is completed when that commits;
+        an exception is recorded after the rollback. Control-C and cancellation are not the job's
+        fault: it is released.
 
         Raises:
             LeaseLost: the lease ran out before the end: the work may be done again, or twice.
@@ -232,6 +238,17 @@ class AsyncJob:
             if not self._settled and not await self.complete():
                 self._lost("it was not completed")
             return
+
+        async def record() -> None:
+            await self._record(error)
+
+        transaction = innermost(self._queue._pq)
+        if transaction is None:
+            await record()
+        else:
+            transaction.after(record)  # in it, the record would be rolled back as well
+
+    async def _record(self, error: BaseException) -> None:
         # What was done inside may have been rolled back since. If not, its receipt is no longer good.
         was_settled = self._settled
         try:

@@ -14,6 +14,7 @@ from ..errors import Error, LeaseLost, NotLeased
 from ..failures import describe, is_interruption
 from ..times import Duration
 from .keeper import Keeper
+from .transaction import innermost
 
 if TYPE_CHECKING:
     from .queue import Queue
@@ -39,6 +40,7 @@ class Job:
             be (None: as the queue says).
         last_error, progress_count, consumer: from the last attempt.
         dedupe_key, headers: as put.
+        ready_at: of a job that was listed and waits: when it may be taken, if nothing happens before.
         receipt, lease_until, lease_for: of its lease; None if it was not leased. The first two
             are those of the beginning.
     """
@@ -62,6 +64,7 @@ class Job:
         "priority",
         "progress_count",
         "queue",
+        "ready_at",
         "receipt",
         "schedule_at",
     )
@@ -84,6 +87,7 @@ class Job:
         self.consumer: str | None = taken.consumer
         self.dedupe_key: str | None = taken.dedupe_key
         self.headers: Any = None if taken.headers is None else JSON.decode(Payload(json=taken.headers))
+        self.ready_at: datetime | None = taken.ready_at
         self.receipt: UUID | None = taken.receipt
         self.lease_until: datetime | None = taken.lease_until
         self.lease_for: timedelta | None = taken.lease_for
@@ -222,7 +226,9 @@ class Job:
     ) -> None:
         """Complete the job, unless that or something else was done with it inside; after an exception: error.
 
-        Control-C and cancellation are not the job's fault: it is released.
+        Inside a transaction (`with queue as cursor, job as data:`) it is completed when that commits;
+        an exception is recorded after the rollback. Control-C and cancellation are not the job's
+        fault: it is released.
 
         Raises:
             LeaseLost: the lease ran out before the end: the work may be done again, or twice.
@@ -231,6 +237,17 @@ class Job:
             if not self._settled and not self.complete():
                 self._lost("it was not completed")
             return
+
+        def record() -> None:
+            self._record(error)
+
+        transaction = innermost(self._queue._pq)
+        if transaction is None:
+            record()
+        else:
+            transaction.after(record)  # in it, the record would be rolled back as well
+
+    def _record(self, error: BaseException) -> None:
         # What was done inside may have been rolled back since. If not, its receipt is no longer good.
         was_settled = self._settled
         try:
