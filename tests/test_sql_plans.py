@@ -15,6 +15,9 @@ from conftest import install
 from servers import Server
 from sql_sessions import column, value
 
+# Filling the tables takes a minute, more on a machine that is busy.
+pytestmark = pytest.mark.timeout(400)
+
 MANY = 1_000_000
 # Pages of a get of one job: 14 with 1,000 jobs, and a level more in each index with 1,000,000.
 PAGES = 22
@@ -66,17 +69,18 @@ CALLS = {
     "get": "queue_get('{queue}')",
     "get 10": "queue_get('{queue}', 10)",
     "get, promoting": "queue_get('{queue}', promote => true)",
-    "lease": "queue_lease('{queue}')",
-    "lease any": "queue_lease_any(array['nothing', '{queue}'])",
-    "lease 10": "queue_lease('{queue}', 10)",
+    # For so long that what these leave behind when they are undone lies behind all other jobs.
+    "lease": "queue_lease('{queue}', lease => '10 days')",
+    "lease any": "queue_lease_any(array['nothing', '{queue}'], lease => '10 days')",
+    "lease 10": "queue_lease('{queue}', 10, lease => '10 days')",
     "complete": f"queue_complete({ONE})",
-    "error": f"queue_error({ONE})",
-    "error without a receipt": "queue_error('{queue}', {id}, null)",
+    "error": f"queue_error({ONE}, retry_in => '10 days')",
+    "error without a receipt": "queue_error('{queue}', {id}, null, retry_in => '10 days')",
     "bury": f"queue_error({ONE}, bury => true)",
     "release": f"queue_release({ONE})",
     "progress": f"queue_progress({ONE})",
     "complete many": f"queue_complete_many({SOME})",
-    "error many": f"queue_error_many({SOME})",
+    "error many": f"queue_error_many({SOME}, retry_in => '10 days')",
     "release many": f"queue_release_many({SOME})",
     "progress many": f"queue_progress_many({SOME})",
     "wait": "queue_wait('{queue}')",
