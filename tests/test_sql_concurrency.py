@@ -242,7 +242,7 @@ def test_a_redrive_and_the_puts_of_its_keys(database, conn, redrive_first):
     # They die in another order than that of their keys.
     for n in range(NUMBER):
         query = "select queue_error('apples', %s, %s, bury => true)"
-        conn.execute(query, [ids[(n * 37) % NUMBER], receipts[(n * 37) % NUMBER]])
+        conn.execute(query, [ids[(n * 37 + 60) % NUMBER], receipts[(n * 37 + 60) % NUMBER]])
     holder = database.connect(autocommit=False)
     put(holder, dedupe_key=keys[NUMBER // 2])
     pair = [("select queue_redrive('apples')",), (PUTS, NUMBER, keys[::-1])]
