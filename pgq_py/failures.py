@@ -6,10 +6,13 @@ import asyncio
 import gc
 import sys
 import traceback
+from dis import opmap
 from types import FrameType, TracebackType
 
 # As many characters as `queue_error` keeps.
 LIMIT = 2000
+
+_YIELD = opmap["YIELD_VALUE"]
 
 
 def is_interruption(error: BaseException) -> bool:
@@ -42,6 +45,8 @@ def left_by_exception(frame: FrameType | None) -> str | None:
         if isinstance(found, TracebackType) and found.tb_frame is frame and found.tb_lasti == frame.f_lasti:
             error = _error_of(found)
             if error is None:
+                if found.tb_next is None and frame.f_code.co_code[found.tb_lasti] == _YIELD:
+                    return None  # raised by nothing in the loop: a generator that is closed
                 return _tail(["Traceback (most recent call last):\n", *traceback.format_tb(found)])
             return None if is_interruption(error) else _tail(traceback.format_exception(type(error), error, found))
     return None

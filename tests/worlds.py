@@ -201,16 +201,25 @@ class Background:
 
 
 class Gate:
-    """A proxy before the server's socket that counts round trips: how often the client waited for an answer."""
+    """A proxy before the server's socket that counts round trips: how often the client waited for an answer.
+
+    It can also cut a link, in the middle of a statement.
+    """
 
     def __init__(self, folder: str, server: str) -> None:
         self.address = {"host": folder, "port": "5432"}
         self.round_trips = 0
         self._server = server
+        self._text: bytes | None = None
+        self._arrives = False
         self._listening = socket.socket(socket.AF_UNIX)
         self._listening.bind(f"{folder}/.s.PGSQL.5432")
         self._listening.listen()
         threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self, text: bytes, arrives: bool) -> None:
+        """End the next link that sends this text: before the server has it, or after the server has answered."""
+        self._text, self._arrives = text, arrives
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
@@ -221,7 +230,7 @@ class Gate:
                 threading.Thread(target=self._relay, args=(client, server), daemon=True).start()
 
     def _relay(self, client: socket.socket, server: socket.socket) -> None:
-        asked = False
+        asked, cut = False, False
         with client, server, contextlib.suppress(OSError):
             while True:
                 ready, _, _ = select.select([client, server], [], [])
@@ -233,6 +242,12 @@ class Gate:
                         return
                     if source is server and asked:
                         self.round_trips += 1
+                    if source is server and cut:
+                        return
+                    if source is client and self._text is not None and self._text in data:
+                        self._text, cut = None, True
+                        if not self._arrives:
+                            return
                     asked = source is client
                     target.sendall(data)
 
