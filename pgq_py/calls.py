@@ -91,6 +91,17 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that hurts the queue, and what to do about it: see `queue_health` in the reference."""
+
+    what: str
+    severity: str
+    subject: str
+    detail: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
 class Stats:
     """What is in a queue: see `queue_stats` in the reference."""
 
@@ -160,6 +171,14 @@ def _settings(rows: list[Row]) -> Settings:
 
 def _column(rows: list[Row]) -> list[Any]:
     return [row[0] for row in rows]
+
+
+def _findings(rows: list[Row]) -> list[Finding]:
+    return [Finding(*row) for row in rows]
+
+
+def _tasks(rows: list[Row]) -> dict[str, int]:
+    return dict(rows)
 
 
 def _stats(rows: list[Row]) -> list[Stats]:
@@ -259,6 +278,8 @@ class Calls:
         self._pause = function("select {schema}.queue_pause(%s)")
         self._resume = function("select {schema}.queue_resume(%s)")
         self._stats = function("select * from {schema}.queue_stats(%s)")
+        self._health = function("select * from {schema}.queue_health(older_than => %s)")
+        self._maintain = function("select task, done from {schema}.queue_maintain()")
         self._bury = function(
             "select {schema}.queue_bury(queue => %s, id => %s, reason => %s, data => %s::jsonb, data_text => %s, "
             "data_bytes => %s, priority => %s, enqueued_at => %s, schedule_at => %s, expected_at => %s, "
@@ -484,6 +505,14 @@ class Calls:
     def stats(self, queue: str | None) -> Call[list[Stats]]:
         """What is in one queue or in all."""
         return Call(self._stats, (queue,), _stats)
+
+    def health(self, older_than: Duration) -> Call[list[Finding]]:
+        """What hurts."""
+        return Call(self._health, (length("older_than", older_than),), _findings)
+
+    def maintain(self) -> Call[dict[str, int]]:
+        """What must be done now and then."""
+        return Call(self._maintain, (), _tasks)
 
     def put_again(self, taken: Taken) -> Call[JobId]:
         """A job that was taken and reached nobody, as it was but for the id."""

@@ -14,10 +14,11 @@ from psycopg.conninfo import make_conninfo
 
 from .._compat import call
 from .._version import SCHEMA_VERSION
-from ..calls import Call, Calls, Stats
+from ..calls import Call, Calls, Finding, Stats
 from ..codecs import Serializer
 from ..errors import Closed, VersionMismatch
 from ..hosts import find_host
+from ..times import Duration
 from .queue import Queue, QueueSet
 from .session import DialSource, PoolSource, Session, Source
 from .transaction import Transaction, innermost
@@ -123,6 +124,22 @@ class PQ:
     def stats(self) -> list[Stats]:
         """What is in each queue that has jobs, dead jobs or settings."""
         return self.run(self.calls.stats(None))
+
+    def health(self, older_than: Duration = "1m") -> list[Finding]:
+        """What hurts the queues here, each with the remedy in words; nothing if all is well.
+
+        Args:
+            older_than: how old a transaction or an overdue job must be to be named: a timedelta,
+                seconds, or text such as "5m".
+        """
+        return self.run(self.calls.health(older_than))
+
+    def maintain(self) -> dict[str, int]:
+        """Do what must be done now and then, once a minute for example; gives how much of what was done.
+
+        Nothing breaks if nobody does: see `queue_maintain` in the reference.
+        """
+        return self.run(self.calls.maintain())
 
     def version(self) -> str:
         """The version of the installed schema.
