@@ -583,3 +583,30 @@ async def test_a_key_above_read_committed_is_a_conflict_and_not_repeated(world, 
             await world.pq()["apples"].put(1, dedupe_key="k")
             await queue.put(2, dedupe_key="k")
     assert [job.data for job in await queue.list()] == [1]
+
+
+def test_batches_with_crossing_keys_in_both_orders_do_not_deadlock(database, conn):
+    keys = [f"k{n}" for n in range(30)]
+    with PQ(database.dsn) as pq:
+        for n in range(10):
+            queue = pq[f"queue {n}"]
+            both = [
+                Background(lambda order, queue=queue: queue.put_many(range(30), dedupe_keys=order), order)
+                for order in (keys, keys[::-1])
+            ]
+            forwards, backwards = (put.result() for put in both)
+            assert forwards == backwards[::-1]
+            assert [a.is_new != b.is_new for a, b in zip(forwards, backwards[::-1], strict=True)] == [True] * 30
+            assert len(queue) == 30
+
+
+async def test_asynchronous_batches_with_crossing_keys_do_not_deadlock(database):
+    keys = [f"k{n}" for n in range(30)]
+    async with AsyncPQ(database.dsn) as pq:
+        for n in range(10):
+            queue = pq[f"queue {n}"]
+            forwards, backwards = await asyncio.gather(
+                queue.put_many(range(30), dedupe_keys=keys), queue.put_many(range(30), dedupe_keys=keys[::-1])
+            )
+            assert forwards == backwards[::-1]
+            assert await queue.count() == 30
