@@ -9,6 +9,8 @@ import traceback
 from dis import opmap
 from types import FrameType, TracebackType
 
+import psycopg
+
 # As many characters as `queue_error` keeps.
 LIMIT = 2000
 
@@ -16,8 +18,8 @@ _YIELD = opmap["YIELD_VALUE"]
 
 
 def is_interruption(error: BaseException) -> bool:
-    """Whether it says nothing about the job: Control-C, a cancelled task, a loop that was left."""
-    return isinstance(error, KeyboardInterrupt | asyncio.CancelledError | GeneratorExit)
+    """Whether it says nothing about the job: Control-C, a cancelled task, a loop that was left, a rollback by will."""
+    return isinstance(error, KeyboardInterrupt | asyncio.CancelledError | GeneratorExit | psycopg.Rollback)
 
 
 def describe(error: BaseException) -> str:

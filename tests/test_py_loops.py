@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gc
 
+import psycopg
 import pytest
 from worlds import Background
 
@@ -68,6 +69,14 @@ async def test_an_exception_in_take_gives_the_job_back_and_passes(queue):
     assert back.last_error.endswith('raise LookupError("mine")\nLookupError: mine')
     # After a pause.
     assert await queue.get(block=False) is None
+
+
+async def test_a_rollback_by_will_in_take_gives_the_job_back_uncounted(queue):
+    id = await queue.put(1)
+    async with queue.take():
+        raise psycopg.Rollback
+    (back,) = await queue.list()
+    assert (back.id, back.attempts) == (id, 0)
 
 
 async def test_what_is_put_inside_take_stands_or_falls_with_it(queue):

@@ -75,6 +75,7 @@ def test_others_see_a_put_when_it_is_committed(database):
         ("22023", "data => '1', data_text => 'x'", True),
         ("22023", "data => '1', data_bytes => 'x'", True),
         ("22023", "data_text => 'x', data_bytes => 'x'", True),
+        ("22023", "max_attempts => 0", True),
         ("22003", "priority => -2147483648", False),
         ("22003", "priority => 2147483648::text::integer", False),
         ("22P02", "data => 'no json'", False),
@@ -164,6 +165,7 @@ def test_a_batch_of_nothing_is_fine(conn, call):
         ("2202E", "'{}'::jsonb[], dedupe_keys => array['a']"),
         ("22023", "array['1']::jsonb[], schedule_at => now(), schedule_in => '1s'"),
         ("22008", "array['1']::jsonb[], expected_at => 'infinity'"),
+        ("22023", "array['1']::jsonb[], max_attempts => 0"),
     ],
 )
 def test_a_refused_batch_stores_nothing(conn, sqlstate, arguments):

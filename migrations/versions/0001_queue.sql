@@ -463,8 +463,9 @@ declare
     v_ids bigint[] := '{}';
     v_seen integer;
 begin
-    -- Again where a step met only leases that were extended and jobs that are now dead.
-    loop
+    -- Again where a step met only leases that were extended and jobs that are now dead, but not
+    -- so often that the caller would notice: the rest is left to the next one.
+    for v_step in 1 .. 10 loop
         v_seen := 0;
         for v_job in
             select j.id, j.receipt, j.lease_until
@@ -2733,6 +2734,12 @@ begin
             message = 'more than one of data, data_text and data_bytes is given',
             hint = 'A job holds one of the three.';
     end if;
+    if queue_put.max_attempts < 1 then
+        raise exception using
+            errcode = 'invalid_parameter_value',
+            message = format('max_attempts is %s', queue_put.max_attempts),
+            hint = 'A job is tried at least once; null is as the queue says.';
+    end if;
     if queue_put.schedule_at is not null or queue_put.schedule_in is not null then
         v_schedule_at := _queue_time('schedule', queue_put.schedule_at, queue_put.schedule_in, v_now);
     end if;
@@ -2814,7 +2821,7 @@ stores nothing and returns the id of the job that is there (`queue_put_many` als
 it was). A put waits for the end of a transaction that is putting or taking the job with its
 key.
 **headers**: anything for the consumer that is not the data, a trace context for example.
-**max_attempts**: how often the job may be tried before it counts as dead; by default as
+**max_attempts**: how often the job may be tried before it goes to the dead; by default as
 the queue says.
 **schedule_in**, **expected_in**: the same two times as an interval from now, by the
 server's clock; a negative interval means now.
@@ -2824,7 +2831,7 @@ that is to be prepared (two-phase commit), which can't notify.
 
 Returns the job's id.
 
-Errors: 22023 for a bad name or arguments that exclude each other; 22008 for an infinite or
+Errors: 22023 for a bad name, max_attempts below 1 or arguments that exclude each other; 22008 for an infinite or
 impossible time; 22003 for the priority -2147483648, which has no opposite; 22P02, 22P05 or
 54001 for text that is not JSON, is not Unicode or is nested too deep; 40001 where the key
 is being put by another transaction and the isolation level is above READ COMMITTED; 40P01
@@ -2895,6 +2902,12 @@ begin
             errcode = 'array_subscript_error',
             message = format('%s dedupe_keys are given for %s jobs', cardinality(queue_put_many.dedupe_keys), v_size),
             hint = 'Give one key for each job; a null key is no key.';
+    end if;
+    if queue_put_many.max_attempts < 1 then
+        raise exception using
+            errcode = 'invalid_parameter_value',
+            message = format('max_attempts is %s', queue_put_many.max_attempts),
+            hint = 'A job is tried at least once; null is as the queue says.';
     end if;
     if queue_put_many.schedule_at is not null or queue_put_many.schedule_in is not null then
         v_schedule_at := _queue_time('schedule', queue_put_many.schedule_at, queue_put_many.schedule_in, v_now);

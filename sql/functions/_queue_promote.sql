@@ -18,8 +18,9 @@ declare
     v_ids bigint[] := '{}';
     v_seen integer;
 begin
-    -- Again where a step met only leases that were extended and jobs that are now dead.
-    loop
+    -- Again where a step met only leases that were extended and jobs that are now dead, but not
+    -- so often that the caller would notice: the rest is left to the next one.
+    for v_step in 1 .. 10 loop
         v_seen := 0;
         for v_job in
             select j.id, j.receipt, j.lease_until

@@ -56,6 +56,12 @@ begin
             message = format('%s dedupe_keys are given for %s jobs', cardinality(queue_put_many.dedupe_keys), v_size),
             hint = 'Give one key for each job; a null key is no key.';
     end if;
+    if queue_put_many.max_attempts < 1 then
+        raise exception using
+            errcode = 'invalid_parameter_value',
+            message = format('max_attempts is %s', queue_put_many.max_attempts),
+            hint = 'A job is tried at least once; null is as the queue says.';
+    end if;
     if queue_put_many.schedule_at is not null or queue_put_many.schedule_in is not null then
         v_schedule_at := _queue_time('schedule', queue_put_many.schedule_at, queue_put_many.schedule_in, v_now);
     end if;
