@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test lint format sql sync reference migration install dist clean
+.PHONY: help demo test model lint format sql sync reference migration install dist clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -23,6 +23,9 @@ demo: $(READY) ## real work, end to end: thousands of files, four workers, one o
 
 test: $(READY) ## all tests, on every PostgreSQL that is present (args="--pg 18 -k name" narrows it)
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal $(args)
+
+model: $(READY) ## random calls against a model of the queue: 2,000 examples (examples=N for others)
+	MODEL_EXAMPLES=$(or $(examples),2000) $(BIN)/python -m pytest -s tests/test_model.py --pg 18 -k model_does $(args)
 
 lint: $(READY) ## ruff, mypy, and that generated files are up to date
 	$(BIN)/ruff check .
