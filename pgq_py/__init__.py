@@ -10,30 +10,37 @@ job = pq["apples"].get()
 
 from . import errors
 from ._async.client import AsyncPQ
-from ._async.job import AsyncJob
+from ._async.job import AsyncDeadJob, AsyncJob
 from ._async.queue import AsyncQueue, AsyncQueueSet
 from ._sync.client import PQ
-from ._sync.job import Job
+from ._sync.job import DeadJob, Job
 from ._sync.queue import Queue, QueueSet
 from ._version import SCHEMA_VERSION, __version__
-from .calls import Stats
+from .calls import Finding, JobId, Settings, Stats
 from .codecs import Serializer
-from .errors import Empty, Error
-from .times import When
+from .errors import Empty, Error, LeaseLost
+from .times import Duration, When
 
 __all__ = [
     "PQ",
     "SCHEMA_VERSION",
+    "AsyncDeadJob",
     "AsyncJob",
     "AsyncPQ",
     "AsyncQueue",
     "AsyncQueueSet",
+    "DeadJob",
+    "Duration",
     "Empty",
     "Error",
+    "Finding",
     "Job",
+    "JobId",
+    "LeaseLost",
     "Queue",
     "QueueSet",
     "Serializer",
+    "Settings",
     "Stats",
     "When",
     "__version__",

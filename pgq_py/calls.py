@@ -10,12 +10,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Generic, NamedTuple, TypeVar
+from uuid import UUID
 
 from psycopg import sql
 
 from .codecs import JSON, Payload
 from .errors import BadName, PayloadError
-from .times import When, at_or_in
+from .times import Duration, When, at_or_in, length
 
 T = TypeVar("T")
 Row = tuple[Any, ...]
@@ -28,6 +29,21 @@ class Call(Generic[T]):
     statement: bytes
     params: Sequence[Any] | None
     read: Callable[[list[Row]], T]
+    # Of a put: it can be repeated, should nobody know whether it was done.
+    dedupe_key: str | None = None
+
+
+class JobId(int):
+    """The id of a job that was put."""
+
+    is_new: bool
+    """False where a job with the same dedupe_key is in the queue already, whose id this is."""
+
+    def __new__(cls, id: int, is_new: bool = True) -> JobId:
+        """An int that also says whether the job was new."""
+        self = super().__new__(cls, id)
+        self.is_new = is_new
+        return self
 
 
 class Taken(NamedTuple):
@@ -47,6 +63,42 @@ class Taken(NamedTuple):
     consumer: str | None
     dedupe_key: str | None
     headers: str | None
+    receipt: UUID | None = None
+    lease_until: datetime | None = None
+    lease_for: timedelta | None = None
+    ready_at: datetime | None = None
+
+
+class Death(NamedTuple):
+    """What a row of `queue_dead_list` tells beyond the job."""
+
+    died_at: datetime
+    reason: str
+    history: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The settings that hold for a queue: see `queue_create` in the reference. None is no limit."""
+
+    paused: bool
+    max_attempts: int
+    lease_for: timedelta
+    retry_in: timedelta
+    max_depth: int | None
+    max_bytes: int | None
+    keep_dead_for: timedelta | None
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that hurts the queue, and what to do about it: see `queue_health` in the reference."""
+
+    what: str
+    severity: str
+    subject: str
+    detail: str
+    remedy: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +144,11 @@ def check_count(count: int) -> int:
     return count
 
 
+def _storable(message: str | None) -> str | None:
+    """What PostgreSQL can store of it. Whatever an error's text holds, the failure must be recorded."""
+    return None if message is None else message.replace("\0", "\\0").encode("utf-8", "replace").decode()
+
+
 def _first(rows: list[Row]) -> Any:
     return rows[0][0]
 
@@ -100,8 +157,28 @@ def _nothing(rows: list[Row]) -> None:
     return None
 
 
+def _id(rows: list[Row]) -> JobId:
+    return JobId(*rows[0])
+
+
+def _ids(rows: list[Row]) -> list[JobId]:
+    return [JobId(*row) for row in rows]
+
+
+def _settings(rows: list[Row]) -> Settings:
+    return Settings(*rows[0])
+
+
 def _column(rows: list[Row]) -> list[Any]:
     return [row[0] for row in rows]
+
+
+def _findings(rows: list[Row]) -> list[Finding]:
+    return [Finding(*row) for row in rows]
+
+
+def _tasks(rows: list[Row]) -> dict[str, int]:
+    return dict(rows)
 
 
 def _stats(rows: list[Row]) -> list[Stats]:
@@ -112,6 +189,11 @@ _JOB = (
     "id, data, data_text, data_bytes, priority, enqueued_at, schedule_at, expected_at, attempts, "
     "max_attempts, last_error, progress_count, consumer, dedupe_key, headers"
 )
+# By the server's clock: how long the lease lasts, whatever ours says.
+_LEASED = _JOB.replace("consumer", "%s::text") + ", receipt, lease_until, lease_until - clock_timestamp()"
+_CHOICE = "ids => %s::bigint[], reason_like => %s, died_after => %s, died_before => %s, count => %s::int"
+# The settings that `configure` takes, in their order.
+SETTINGS = ("max_attempts", "lease_for", "retry_in", "max_depth", "max_bytes", "keep_dead_for")
 
 
 def _headers(headers: Any) -> str | None:
@@ -152,26 +234,52 @@ class Calls:
             "dedupe_key => %s::text, " + options + ")"
         )
         self._put_many = function(
-            "select {schema}.queue_put_many(queue => %s, data => %s::jsonb[], data_text => %s::text[], "
+            "select id, is_new from {schema}.queue_put_many(queue => %s, data => %s::jsonb[], data_text => %s::text[], "
             "data_bytes => %s::bytea[], dedupe_keys => %s::text[], " + options + ")"
         )
         self._get = function("select " + _JOB + " from {schema}.queue_get(%s, %s::int, %s)")
         self._get_any = function("select queue, " + _JOB + " from {schema}.queue_get_any(%s::text[], %s::int, %s)")
+        self._lease = function("select " + _LEASED + " from {schema}.queue_lease(%s, %s::int, %s, %s)")
+        self._lease_any = function(
+            "select queue, " + _LEASED + " from {schema}.queue_lease_any(%s::text[], %s::int, %s, %s)"
+        )
+        self._complete = function("select {schema}.queue_complete(%s, %s::bigint, %s)")
+        self._error = function(
+            "select {schema}.queue_error(%s, %s::bigint, %s, message => %s, retry_in => %s, bury => %s)"
+        )
+        self._release = function("select {schema}.queue_release(%s, %s::bigint, %s)")
+        self._progress = function(
+            "select {schema}.queue_progress(%s, %s::bigint, %s, progress => %s::bigint, lease => %s)"
+        )
+        self._dead = function(
+            "select " + _JOB + ", died_at, reason, history from {schema}.queue_dead_list(%s, " + _CHOICE + ")"
+        )
+        self._redrive = function("select {schema}.queue_redrive(%s, " + _CHOICE + ")")
+        self._delete_dead = function("select {schema}.queue_dead_delete(%s, " + _CHOICE + ")")
+        self._settings = function("select * from {schema}.queue_settings(%s)")
         self._wait = function("select min({schema}.queue_wait(name)) from unnest(%s::text[]) as name")
         self._next = function("select clock_timestamp() + {schema}.queue_wait(%s)")
         self._channels = function("select {schema}.queue_channel(name) from unnest(%s::text[]) as name")
         self._update = function(
-            "select {schema}.queue_update(%s, %s::bigint, data => %s::jsonb, data_text => %s, data_bytes => %s)"
+            "select {schema}.queue_update(%s, %s::bigint, data => %s::jsonb, data_text => %s, data_bytes => %s, "
+            "receipt => %s)"
         )
         self._cancel = function("select {schema}.queue_cancel(%s, %s::bigint)")
-        self._list = function("select " + _JOB + " from {schema}.queue_list(%s, scheduled => %s, count => %s::int)")
+        self._list = function(
+            "select " + _JOB + ", ready_at from {schema}.queue_list(%s, scheduled => %s, count => %s::int)"
+        )
         self._count = function("select {schema}.queue_count(%s, scheduled => %s)")
         self._clear = function("select {schema}.queue_clear(%s)")
-        self._create = function("select {schema}.queue_create(%s)")
+        self._create = function(
+            "select {schema}.queue_create(%s, max_attempts => %s::int, lease_for => %s, retry_in => %s, "
+            "max_depth => %s::bigint, max_bytes => %s::int, keep_dead_for => %s, reset => %s::text[])"
+        )
         self._drop = function("select {schema}.queue_drop(%s)")
         self._pause = function("select {schema}.queue_pause(%s)")
         self._resume = function("select {schema}.queue_resume(%s)")
         self._stats = function("select * from {schema}.queue_stats(%s)")
+        self._health = function("select * from {schema}.queue_health(older_than => %s)")
+        self._maintain = function("select task, done from {schema}.queue_maintain()")
         self._bury = function(
             "select {schema}.queue_bury(queue => %s, id => %s, reason => %s, data => %s::jsonb, data_text => %s, "
             "data_bytes => %s, priority => %s, enqueued_at => %s, schedule_at => %s, expected_at => %s, "
@@ -197,13 +305,20 @@ class Calls:
         headers: Any,
         max_attempts: int | None,
         notify: bool,
-    ) -> Call[int]:
+    ) -> Call[JobId]:
         """One job; reads its id."""
+        if dedupe_key is not None:
+            # Only a batch tells whether the job was new.
+            arrays = [None if value is None else [value] for value in payload]
+            keyed = self._put_all(
+                queue, arrays, schedule_at, expected_at, priority, [dedupe_key], headers, max_attempts, notify
+            )
+            return Call(keyed.statement, keyed.params, _id, dedupe_key)
         options = (*at_or_in("schedule_at", schedule_at), *at_or_in("expected_at", expected_at))
         return Call(
             self._put,
-            (queue, *payload, dedupe_key, *options, priority, _headers(headers), max_attempts, notify),
-            _first,
+            (queue, *payload, None, *options, priority, _headers(headers), max_attempts, notify),
+            _id,
         )
 
     def put_many(
@@ -217,15 +332,38 @@ class Calls:
         headers: Any,
         max_attempts: int | None,
         notify: bool,
-    ) -> Call[list[int]]:
+    ) -> Call[list[JobId]]:
         """A batch of jobs; reads their ids in order."""
+        return self._put_all(
+            queue,
+            _one_kind(payloads),
+            schedule_at,
+            expected_at,
+            priority,
+            dedupe_keys,
+            headers,
+            max_attempts,
+            notify,
+        )
+
+    def _put_all(
+        self,
+        queue: str,
+        arrays: Sequence[list[Any] | None],
+        schedule_at: When | None,
+        expected_at: When | None,
+        priority: int,
+        dedupe_keys: Sequence[str | None] | None,
+        headers: Any,
+        max_attempts: int | None,
+        notify: bool,
+    ) -> Call[list[JobId]]:
         options = (*at_or_in("schedule_at", schedule_at), *at_or_in("expected_at", expected_at))
         keys = None if dedupe_keys is None else list(dedupe_keys)
-        arrays = _one_kind(payloads)
         return Call(
             self._put_many,
             (queue, *arrays, keys, *options, priority, _headers(headers), max_attempts, notify),
-            _column,
+            _ids,
         )
 
     def get(self, queues: Sequence[str], count: int, promote: bool) -> Call[list[Taken]]:
@@ -238,6 +376,70 @@ class Calls:
             (list(queues), count, promote),
             lambda rows: [_taken(row[0], row[1:]) for row in rows],
         )
+
+    def lease(self, queues: Sequence[str], count: int, lease_for: Duration | None, consumer: str) -> Call[list[Taken]]:
+        """Up to COUNT jobs of one queue or of several in turn, leased."""
+        lease = length("lease_for", lease_for)
+
+        def leased(queue: str, row: Row) -> Taken:
+            taken = _taken(queue, row)
+            return taken if lease is None else taken._replace(lease_for=lease)
+
+        if len(queues) == 1:
+            name = queues[0]
+            return Call(
+                self._lease, (consumer, name, count, lease, consumer), lambda rows: [leased(name, row) for row in rows]
+            )
+        return Call(
+            self._lease_any,
+            (consumer, list(queues), count, lease, consumer),
+            lambda rows: [leased(row[0], row[1:]) for row in rows],
+        )
+
+    def complete(self, queue: str, id: int, receipt: UUID) -> Call[bool]:
+        """A leased job is done."""
+        return Call(self._complete, (queue, id, receipt), _first)
+
+    def error(
+        self,
+        queue: str,
+        id: int,
+        receipt: UUID | None,
+        message: str | None,
+        retry_in: Duration | None = None,
+        bury: bool = False,
+    ) -> Call[bool]:
+        """An attempt has failed; without a receipt one that was made in a transaction and rolled back."""
+        return Call(self._error, (queue, id, receipt, _storable(message), length("retry_in", retry_in), bury), _first)
+
+    def release(self, queue: str, id: int, receipt: UUID) -> Call[bool]:
+        """A leased job returned."""
+        return Call(self._release, (queue, id, receipt), _first)
+
+    def progress(self, queue: str, id: int, receipt: UUID, count: int | None, lease_for: Duration | None) -> Call[bool]:
+        """A lease extended."""
+        return Call(self._progress, (queue, id, receipt, count, length("lease_for", lease_for)), _first)
+
+    def dead(self, queue: str, *choice: Any) -> Call[list[tuple[Taken, Death]]]:
+        """The dead jobs that are chosen."""
+        size = len(_JOB.split(","))
+        return Call(
+            self._dead,
+            (queue, *choice),
+            lambda rows: [(_taken(queue, row[:size]), Death(*row[size:])) for row in rows],
+        )
+
+    def redrive(self, queue: str, *choice: Any) -> Call[int]:
+        """Dead jobs put back."""
+        return Call(self._redrive, (queue, *choice), _first)
+
+    def delete_dead(self, queue: str, *choice: Any) -> Call[int]:
+        """Dead jobs removed."""
+        return Call(self._delete_dead, (queue, *choice), _first)
+
+    def settings(self, queue: str) -> Call[Settings]:
+        """The settings that hold."""
+        return Call(self._settings, (queue,), _settings)
 
     def wait(self, queues: Sequence[str]) -> Call[timedelta | None]:
         """How long until the next job comes due."""
@@ -256,9 +458,9 @@ class Calls:
         names = (sql.Identifier(channel).as_string(None) for channel in channels)
         return Call("; ".join(f"{verb} {name}" for name in names).encode(), None, _nothing)
 
-    def update(self, queue: str, id: int, payload: Payload) -> Call[bool]:
-        """Other data for a job."""
-        return Call(self._update, (queue, id, *payload), _first)
+    def update(self, queue: str, id: int, payload: Payload, receipt: UUID | None = None) -> Call[bool]:
+        """Other data for a job; with a receipt only while that lease is good."""
+        return Call(self._update, (queue, id, *payload, receipt), _first)
 
     def cancel(self, queue: str, id: int) -> Call[bool]:
         """A job removed."""
@@ -266,7 +468,11 @@ class Calls:
 
     def listing(self, queue: str, scheduled: bool, count: int | None) -> Call[list[Taken]]:
         """The jobs, left where they are."""
-        return Call(self._list, (queue, scheduled, count), lambda rows: [_taken(queue, row) for row in rows])
+        return Call(
+            self._list,
+            (queue, scheduled, count),
+            lambda rows: [_taken(queue, row[:-1])._replace(ready_at=row[-1]) for row in rows],
+        )
 
     def count(self, queue: str, scheduled: bool) -> Call[int]:
         """The number of jobs."""
@@ -276,9 +482,13 @@ class Calls:
         """All jobs removed."""
         return Call(self._clear, (queue,), _first)
 
-    def create(self, queue: str) -> Call[bool]:
-        """A queue known by name."""
-        return Call(self._create, (queue,), _first)
+    def create(self, queue: str, **settings: Any) -> Call[bool]:
+        """A queue known by name, with those of the SETTINGS that are given; None is the default again."""
+        values = [settings.get(name) for name in SETTINGS]
+        for index in (1, 2, 5):
+            values[index] = length(SETTINGS[index], values[index])
+        reset = [name for name in SETTINGS if name in settings and settings[name] is None]
+        return Call(self._create, (queue, *values, reset), _first)
 
     def drop(self, queue: str) -> Call[bool]:
         """A queue removed."""
@@ -296,7 +506,15 @@ class Calls:
         """What is in one queue or in all."""
         return Call(self._stats, (queue,), _stats)
 
-    def put_again(self, taken: Taken) -> Call[int]:
+    def health(self, older_than: Duration) -> Call[list[Finding]]:
+        """What hurts."""
+        return Call(self._health, (length("older_than", older_than),), _findings)
+
+    def maintain(self) -> Call[dict[str, int]]:
+        """What must be done now and then."""
+        return Call(self._maintain, (), _tasks)
+
+    def put_again(self, taken: Taken) -> Call[JobId]:
         """A job that was taken and reached nobody, as it was but for the id."""
         return Call(
             self._put,
@@ -313,7 +531,7 @@ class Calls:
                 taken.max_attempts,
                 True,
             ),
-            _first,
+            _id,
         )
 
     def bury(self, taken: Taken, reason: str) -> Call[None]:

@@ -33,6 +33,22 @@ class PayloadError(Error, ValueError, TypeError):
     """The data can't be stored: not JSON, or what a serializer returned is not text or bytes."""
 
 
+class PayloadTooLarge(PayloadError):
+    """The data is larger than the queue's max_bytes (QU002)."""
+
+
+class QueueFull(Error, queue.Full):
+    """The queue holds as many jobs as its max_depth allows (QU001). Also a `queue.Full` of the standard library."""
+
+
+class LeaseLost(Error):
+    """The lease ran out, or the job was cancelled: somebody else may have the job, and nothing was changed."""
+
+
+class NotLeased(Error, RuntimeError):
+    """The job is not held under a lease, so there is nothing to complete, fail, extend or return."""
+
+
 class DecodeError(Error, ValueError):
     """The data of a job can't be read by this queue's serializer. The job goes to the dead."""
 
@@ -89,9 +105,23 @@ class ConnectionLost(Error, psycopg.OperationalError):
     """The connection to PostgreSQL is gone."""
 
 
+class CommitUnknown(ConnectionLost):
+    """The connection was lost while something was being committed: it may be done, or not.
+
+    Attributes:
+        dedupe_key: of the put that was lost, if it had one: repeating it with the key is safe.
+    """
+
+    dedupe_key: str | None = None
+
+
 _READ_ONLY = (
     "this server or transaction is read-only: connect to the primary "
     "(target_session_attrs=read-write among the connection's parameters)"
+)
+_UNKNOWN = (
+    "the connection to PostgreSQL was lost while this was being committed: it may be done, or not. "
+    "Repeating a put with the same dedupe_key is safe: it gives the id of the job that is there"
 )
 _LOST = (
     "the connection to PostgreSQL is gone; what it had not committed was rolled back, and jobs taken are back. "
@@ -113,6 +143,8 @@ _KNOWN: dict[str, tuple[type[Error], str]] = {
     "22P02": (PayloadError, "data that is not JSON, or text where a number belongs"),
     "22P05": (PayloadError, "the data has a character that PostgreSQL can't store as JSON"),
     "54001": (PayloadError, "the data is nested too deep"),
+    "QU001": (QueueFull, "in Python: queue.configure(max_depth=...)"),
+    "QU002": (PayloadTooLarge, "in Python: queue.configure(max_bytes=...)"),
     "22007": (TimeError, "not a time"),
     "22008": (TimeError, "the time is out of range"),
 }
@@ -131,13 +163,17 @@ def _class_for(error: psycopg.Error) -> type[Error]:
     return _combined[kind]
 
 
-def translate(error: psycopg.Error, *, schema: str, lost: bool = False) -> Exception:
+def translate(
+    error: psycopg.Error, *, schema: str, lost: bool = False, committing: bool = False, dedupe_key: str | None = None
+) -> Exception:
     """Our error for psycopg's.
 
     Args:
         error: what psycopg raised.
         schema: where the queue is installed, for the message of `NotInstalled`.
         lost: the connection was found closed after the error.
+        committing: what was sent may have been committed all the same.
+        dedupe_key: of the put, if that is what it was.
     """
     if isinstance(error, Error):
         return error
@@ -152,9 +188,11 @@ def translate(error: psycopg.Error, *, schema: str, lost: bool = False) -> Excep
     if known is NotInstalled:
         advice = f"the queue is not installed in the schema {schema!r}: run `pgq-py migrate`, or pq.create()"
     elif state in _GONE or (lost and known is None):
-        known, advice = ConnectionLost, _LOST
+        known, advice = (CommitUnknown, _UNKNOWN) if committing else (ConnectionLost, _LOST)
     ours = _class_for(error) if known is None else known
     made = ours(f"{text} ({advice})" if advice else text)
+    if isinstance(made, CommitUnknown):
+        made.dedupe_key = dedupe_key
     # What psycopg knows about the error: diag and sqlstate stay readable on ours.
     if isinstance(made, psycopg.Error):
         made.__dict__.update({key: value for key, value in vars(error).items() if key != "__notes__"})

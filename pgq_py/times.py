@@ -11,6 +11,9 @@ from .errors import TimeError
 When: TypeAlias = datetime | timedelta | str
 """An aware datetime, a timedelta from now, or text such as "90s", "5m", "1h", "2d"."""
 
+Duration: TypeAlias = timedelta | str | float
+"""A length of time: a timedelta, text such as "90s", "5m", "1h", "2d", or a number of seconds."""
+
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _TEXT = re.compile(r"\s*([+-]?\d+(?:\.\d+)?)\s*([smhd])\s*", re.ASCII)
 
@@ -52,3 +55,21 @@ def at_or_in(name: str, when: When | None) -> tuple[datetime | None, timedelta |
             "use datetime.now(timezone.utc) or .astimezone()"
         )
     return when, None
+
+
+def length(name: str, duration: Duration | None) -> timedelta | None:
+    """A length of time as a timedelta.
+
+    Raises:
+        TimeError: text that is no time, a number that is not finite, or another type.
+    """
+    if duration is None or isinstance(duration, timedelta):
+        return duration
+    if isinstance(duration, str):
+        return parse_duration(duration)
+    if isinstance(duration, int | float) and not isinstance(duration, bool):
+        try:
+            return timedelta(seconds=duration)
+        except (OverflowError, ValueError):
+            raise TimeError(f"{name} is {duration} seconds, which is no length of time") from None
+    raise TimeError(f"{name} is a {type(duration).__name__}: give a timedelta, seconds, or text such as '5m'")

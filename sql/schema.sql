@@ -89,13 +89,15 @@ create table queue_dead (
     expected_at timestamptz,
     enqueued_at timestamptz,
     schedule_at timestamptz,
+    progress_count bigint,
     priority integer not null default 0,
     attempts integer not null default 0,
     max_attempts integer,
     queue text collate "C" not null,
     reason text not null,
-    dedupe_key text,
+    dedupe_key text collate "C",
     consumer text,
+    last_error text,
     headers jsonb,
     history jsonb,
     data jsonb,
@@ -109,6 +111,8 @@ comment on table queue_dead is
 
 create index queue_dead_died_at_idx on queue_dead (queue, died_at);
 
+-- What is null is the default, which stands where it is used: max_attempts and retry_in in
+-- _queue_fail, lease_for in queue_lease and queue_progress; the others mean no limit.
 create table queue_setting (
     queue text collate "C" not null,
     created_at timestamptz not null default now(),

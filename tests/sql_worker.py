@@ -25,7 +25,7 @@ def put(conn: psycopg.Connection, left: list[int]) -> None:
         ids = conn.execute(f"select {call}", [numbers[0], f"key {numbers[0]}"]).fetchall()
     else:
         call = f"queue_put_many('apples', array(select to_jsonb(n) from unnest(%s::integer[]) n){options})"
-        ids = conn.execute(f"select {call}", [numbers]).fetchall()
+        ids = conn.execute(f"select id from {call}", [numbers]).fetchall()
     for n, (id,) in zip(numbers, ids, strict=True):
         conn.execute("insert into sent values (%s, %s)", [n, id])
     if pick.random() < 0.2:

@@ -33,6 +33,20 @@ t
 t
 0
 t
+* Lease one: it is held for a time, in no transaction. Its receipt is good once.
+t
+long.txt
+t
+t
+f
+* One that fails comes back after a pause, here of nothing. Out of attempts, it is among the dead.
+t
+t
+2|a worm|t
+bad.txt|attempt 2 of 2 failed: a wasp|2
+* The dead can be put back.
+1
+bad.txt
 * Take all that is ready, two at a time.
 a.txt
 b.txt
@@ -92,5 +106,7 @@ def test_the_tour_in_node(database, node):
         "6 values came back as they went in",
         "a failed job was returned, then done",
         "a sleeping consumer was woken by a put and by the clock",
+        "a leased job outlasted its first lease by heartbeats, and was completed",
+        "a leased job failed twice, was among the dead, was put back, and done",
     ]
     assert done.stderr == ""

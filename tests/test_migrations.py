@@ -435,7 +435,10 @@ def contents(conn: Connection) -> list[Any]:
 
 def take_all(conn: Connection) -> list[int]:
     """Let time pass for the waiting, then take job after job."""
-    conn.execute("update queue_job set ready_at = now() - interval '1 second' where ready_at is not null")
+    conn.execute(
+        "update queue_job set ready_at = now() - interval '1 second', lease_until = now() - interval '1 second' "
+        "where ready_at is not null"
+    )
     taken: list[int] = []
     while rows := conn.execute("select id from queue_get('apples', 3)").fetchall():
         taken.extend(row[0] for row in rows)

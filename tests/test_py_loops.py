@@ -63,10 +63,15 @@ async def test_an_exception_in_take_gives_the_job_back_and_passes(queue):
         async with queue.take() as job:
             assert job.id == id
             raise LookupError("mine")
-    assert (await queue.get(block=False)).id == id
+    (back,) = await queue.list(scheduled=True)
+    assert (back.id, back.attempts) == (id, 1)
+    assert back.last_error.endswith('raise LookupError("mine")\nLookupError: mine')
+    # After a pause.
+    assert await queue.get(block=False) is None
 
 
 async def test_what_is_put_inside_take_stands_or_falls_with_it(queue):
+    await queue.configure(retry_in=0)
     await queue.put(1)
     with pytest.raises(LookupError):
         async with queue.take():
@@ -101,7 +106,7 @@ async def test_take_inside_take_is_a_savepoint(queue):
             async with queue.take() as inner:
                 assert (outer.data, inner.data) == (1, 2)
                 raise LookupError
-    assert [job.data for job in await queue.list()] == [2]
+    assert [(job.data, job.attempts) for job in await queue.list(scheduled=True)] == [(2, 1)]
 
 
 async def test_listen_gives_each_job_in_a_transaction_of_its_own(queue, conn):

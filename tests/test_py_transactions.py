@@ -595,3 +595,38 @@ def test_gate_counts(gate, database):
         with conn.transaction():
             conn.execute("select 1")
         assert gate.round_trips - before == 4
+
+
+async def test_a_leased_job_completed_with_what_it_wrote(queue, conn):
+    conn.execute("create table result (n int)")
+    await queue.put(1)
+    job = await queue.lease()
+    async with queue as cursor, job as data:
+        await cursor.execute("insert into result values (%s)", [data])
+        assert conn.execute("select count(*) from result").fetchone() == (0,)
+    assert conn.execute("select n from result").fetchall() == [(1,)]
+    assert await queue.count(scheduled=True) == 0
+
+
+async def test_the_error_of_a_leased_job_outlives_the_rollback_of_what_it_wrote(queue, conn):
+    conn.execute("create table result (n int)")
+    await queue.put(1)
+    job = await queue.lease()
+    with pytest.raises(LookupError) as caught:
+        async with queue as cursor, queue, job as data:
+            await cursor.execute("insert into result values (%s)", [data])
+            raise LookupError("mine")
+    assert not hasattr(caught.value, "__notes__")
+    assert conn.execute("select n from result").fetchall() == []
+    (back,) = await queue.list(scheduled=True)
+    assert (back.attempts, back.last_error.splitlines()[-1]) == (1, "LookupError: mine")
+    assert back.ready_at is not None
+    assert await job.complete() is False
+
+
+async def test_a_job_that_waits_tells_until_when(queue):
+    await queue.put(1)
+    await queue.put(2, "1h")
+    ready, waiting = await queue.list(scheduled=True)
+    assert ready.ready_at is None
+    assert waiting.ready_at == waiting.schedule_at

@@ -64,7 +64,8 @@ def test_no_function_is_leakproof_or_parallel_safe_by_accident(conn):
 
 
 WRITES = re.compile(
-    r"\b(insert into|update queue|delete from|for update|pg_notify|nextval|from queue_get|perform _queue_(?!refuse))"
+    r"\b(insert into|update queue|delete from|for update|pg_notify|nextval|perform _queue_(?!refuse)"
+    r"|queue_(get|lease|complete|error|release|progress)\()"
 )
 
 
@@ -88,6 +89,8 @@ def test_what_only_looks_works_in_a_read_only_transaction(conn):
         "queue_count('apples')",
         "queue_stats()",
         "queue_wait('apples')",
+        "queue_dead_list('apples')",
+        "queue_settings('apples')",
         "queue_channel('apples')",
         "queue_version()",
     ):

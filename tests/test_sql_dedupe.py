@@ -64,7 +64,7 @@ def test_in_a_batch(conn):
     ids = column(
         conn,
         """
-        select queue_put_many('apples', array['2', '3', '4', '5', '6']::jsonb[],
+        select id from queue_put_many('apples', array['2', '3', '4', '5', '6']::jsonb[],
             dedupe_keys => array['z', 'k', null, 'z', null])
         """,
     )
@@ -89,7 +89,7 @@ def test_a_batch_of_known_keys_wakes_nobody(database, conn):
     assert [n.payload for n in two.notifies(timeout=10, stop_after=1)] == ["the end"]
 
 
-BATCH = "select queue_put_many('apples', array['1']::jsonb[], dedupe_keys => array['k'])"
+BATCH = "select id from queue_put_many('apples', array['1']::jsonb[], dedupe_keys => array['k'])"
 
 
 @pytest.mark.parametrize("second", [PUT, BATCH])
@@ -160,7 +160,7 @@ def test_a_job_taken_between_the_insert_and_the_look_up_of_its_key(database, con
     first = value(conn, "select queue_put('apples', '1', dedupe_key => 'a')")
     one.execute("select queue_put('apples', '2', dedupe_key => 'b')")
     batch = """
-        select array_agg(x) from queue_put_many('apples', array['3', '4', '5']::jsonb[],
+        select array_agg(x.id) from queue_put_many('apples', array['3', '4', '5']::jsonb[],
             dedupe_keys => array[null, 'a', 'b']) x
     """
     running = Running(database.connect(), batch)

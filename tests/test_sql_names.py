@@ -44,6 +44,21 @@ CALLS = [
     "queue_wait(%s)",
     "queue_bury(%s, 1, 'unreadable')",
     "queue_channel(%s)",
+    "queue_lease(%s)",
+    "queue_lease_any(array[%s])",
+    "queue_complete(%s, 1, gen_random_uuid())",
+    "queue_error(%s, 1, gen_random_uuid())",
+    "queue_error(%s, 1, null)",
+    "queue_release(%s, 1, gen_random_uuid())",
+    "queue_progress(%s, 1, gen_random_uuid())",
+    "queue_complete_many(%s, '{}', '{}')",
+    "queue_error_many(%s, '{}', '{}')",
+    "queue_release_many(%s, '{}', '{}')",
+    "queue_progress_many(%s, '{}', '{}')",
+    "queue_dead_list(%s)",
+    "queue_dead_delete(%s)",
+    "queue_redrive(%s)",
+    "queue_settings(%s)",
 ]
 
 

@@ -1,4 +1,4 @@
-"""What a get reads of 1,000,000 waiting jobs: as much as of 1,000, however wrong the statistics are.
+"""What a get or a lease reads of 1,000,000 waiting jobs: as much as of 1,000, however wrong the statistics are.
 
 Time is not measured here but pages and rows, which are the same on every machine.
 """
@@ -14,6 +14,9 @@ import pytest
 from conftest import install
 from servers import Server
 from sql_sessions import column, value
+
+# Filling the tables takes a minute, more on a machine that is busy.
+pytestmark = pytest.mark.timeout(400)
 
 MANY = 1_000_000
 # Pages of a get of one job: 14 with 1,000 jobs, and a level more in each index with 1,000,000.
@@ -59,25 +62,46 @@ def look(conn: psycopg.Connection, call: str) -> Seen:
     )
 
 
+RECEIPT = "3d3a1ad4-2a1f-4ba1-9e13-5a3fcb8b2fd0"
+ONE = f"'{{queue}}', {{leased}}, '{RECEIPT}'"
+SOME = f"'{{queue}}', '{{{{{{leased}}, 1, 2}}}}', array_fill('{RECEIPT}'::uuid, array[3])"
 CALLS = {
-    "get": "queue_get('{}')",
-    "get 10": "queue_get('{}', 10)",
-    "get, promoting": "queue_get('{}', promote => true)",
-    "wait": "queue_wait('{}')",
-    "list 10": "queue_list('{}', scheduled => true, count => 10)",
-    "cancel": "queue_cancel('{}', {})",
-    "update": "queue_update('{}', {}, '1')",
-    "put known key": "queue_put('{}', dedupe_key => 'known')",
-    "put many known keys": "queue_put_many('{}', array['1']::jsonb[], dedupe_keys => array['known'])",
+    "get": "queue_get('{queue}')",
+    "get 10": "queue_get('{queue}', 10)",
+    "get, promoting": "queue_get('{queue}', promote => true)",
+    # For so long that what these leave behind when they are undone lies behind all other jobs.
+    "lease": "queue_lease('{queue}', lease => '10 days')",
+    "lease any": "queue_lease_any(array['nothing', '{queue}'], lease => '10 days')",
+    "lease 10": "queue_lease('{queue}', 10, lease => '10 days')",
+    "complete": f"queue_complete({ONE})",
+    "error": f"queue_error({ONE}, retry_in => '10 days')",
+    "error without a receipt": "queue_error('{queue}', {id}, null, retry_in => '10 days')",
+    "bury": f"queue_error({ONE}, bury => true)",
+    "release": f"queue_release({ONE})",
+    "progress": f"queue_progress({ONE})",
+    "complete many": f"queue_complete_many({SOME})",
+    "error many": f"queue_error_many({SOME}, retry_in => '10 days')",
+    "release many": f"queue_release_many({SOME})",
+    "progress many": f"queue_progress_many({SOME})",
+    "wait": "queue_wait('{queue}')",
+    "list 10": "queue_list('{queue}', scheduled => true, count => 10)",
+    "cancel": "queue_cancel('{queue}', {id})",
+    "update": "queue_update('{queue}', {id}, '1')",
+    "update with a receipt": f"queue_update({ONE.rpartition(',')[0]}, '1', receipt => '{RECEIPT}')",
+    "put known key": "queue_put('{queue}', dedupe_key => 'known')",
+    "put many known keys": "queue_put_many('{queue}', array['1']::jsonb[], dedupe_keys => array['known'])",
+    "redrive one": "queue_redrive('{queue}', ids => '{{{leased}}}')",
 }
 
 
 def look_at_all(conn: psycopg.Connection, queue: str) -> dict[str, Seen]:
     # On another queue first, so that the pages of the system catalogues are not counted.
     for call in CALLS.values():
-        look(conn, call.format("nobody", 1))
+        look(conn, call.format(queue="nobody", id=1, leased=1))
     id = value(conn, "select coalesce(max(id), 1) from queue_job where queue = %s", queue)
-    return {name: look(conn, call.format(queue, id)) for name, call in CALLS.items()}
+    # The last but one, see below. A first error, for the functions that only a failed job needs.
+    look(conn, CALLS["error"].format(queue=queue, leased=id - 1))
+    return {name: look(conn, call.format(queue=queue, id=id, leased=id - 1)) for name, call in CALLS.items()}
 
 
 FUNCTIONS = r"""
@@ -103,11 +127,19 @@ def seen(version: str, request: pytest.FixtureRequest) -> Iterator[dict[str, dic
         opened.append(psycopg.connect(server.dsn(name), autocommit=True))
         return opened[-1]
 
-    def fill(queue: str, ready: int, waiting: int) -> None:
+    def fill(queue: str, ready: int, waiting: int, leased: int) -> None:
         query = "select queue_put_many(%s, array(select to_jsonb(i) from generate_series(1, %s) i), schedule_in => %s)"
         for in_, number in ((None, ready), ("1d", waiting)):
             for first in range(0, number, 100_000):
                 conn.execute(f"select count(*) from ({query}) x", [queue, min(100_000, number - first), in_])
+        conn.execute(
+            """
+            insert into queue_job (queue, enqueued_at, ready_at, lease_until, receipt, attempts, data)
+            select %s, now(), now() + interval '1 day', now() + interval '2 days', %s, 1, '1'
+            from generate_series(1, %s)
+            """,
+            [queue, RECEIPT, leased],
+        )
         conn.execute("select queue_put(%s, dedupe_key => 'known')", [queue])
 
     situations = {}
@@ -120,9 +152,9 @@ def seen(version: str, request: pytest.FixtureRequest) -> Iterator[dict[str, dic
         for _ in range(10):
             look_at_all(early, "nobody")
 
-        fill("few", 1000, 0)
+        fill("few", 1000, 0, 100)
         situations["few"] = look_at_all(connect(), "few")
-        fill("many", MANY, 200_000)
+        fill("many", MANY, 200_000, 100_000)
         situations["plans kept from the empty table"] = look_at_all(early, "many")
         situations["statistics of the empty table"] = look_at_all(connect(), "many")
         generic = column(conn, FUNCTIONS.format("force_generic_plan"))
@@ -203,12 +235,39 @@ def test_a_get_of_ten_reads_ten_times_as_much_at_most(seen, situation):
         ("update", 40, 5),
         ("put known key", 40, 5),
         ("put many known keys", 40, 5),
+        ("lease", 45, ROWS + 2),
+        ("lease 10", 250, 10 * ROWS),
+        ("lease any", 45, ROWS + 2),
+        ("complete", 15, 3),
+        ("error", 45, 7),
+        ("error without a receipt", 45, 7),
+        ("bury", 45, 7),
+        ("release", 25, 4),
+        ("progress", 25, 4),
+        ("complete many", 25, 3),
+        ("error many", 50, 7),
+        ("release many", 35, 4),
+        ("progress many", 35, 4),
+        ("update with a receipt", 40, 5),
+        ("redrive one", 30, 1),
     ],
 )
 def test_the_other_calls_read_little_as_well(seen, situation, name, pages, rows):
     got = seen[situation][name]
     assert got.pages <= pages
     assert got.rows <= rows
+
+
+DELETED = {"complete": 1, "complete many": 1, "bury": 1, "get": 1, "get 10": 10, "get, promoting": 1, "cancel": 1}
+RESULTS = {"get 10": 10, "lease 10": 10, "list 10": 10} | {
+    f"{verb} many": 3 for verb in ("complete", "error", "release", "progress")
+}
+
+
+@pytest.mark.parametrize("situation", SITUATIONS)
+def test_each_call_did_what_it_is_measured_for(seen, situation):
+    for name, got in seen[situation].items():
+        assert (name, got.deleted, got.result) == (name, DELETED.get(name, 0), RESULTS.get(name, 1))
 
 
 @pytest.mark.parametrize("due", [False, True])
@@ -235,3 +294,21 @@ def test_with_stale_statistics_no_more_is_locked_than_taken(database, due, promo
             )
             # What was promoted beyond that is locked until the end of the caller's transaction.
             assert free == (3001 - 7 if not (due and promote) else 3001 - 101)
+
+
+@pytest.mark.parametrize("due", [False, True])
+def test_with_stale_statistics_no_more_is_locked_than_leased(database, due):
+    conn, one = database.connect(), database.connect()
+    conn.execute("alter table queue_job set (autovacuum_enabled = off)")
+    conn.execute("select queue_put('apples', '1')")
+    conn.execute("analyze queue_job")
+    look(one, "queue_lease('apples', 7)")
+    conn.execute("select queue_put_many('apples', array_fill('1'::jsonb, array[3000]))")
+    if due:
+        conn.execute("select count(*) from queue_lease('apples', 3001)")
+        conn.execute("update queue_job set ready_at = now() - interval '1 s', lease_until = now() - interval '1 s'")
+    free = "select count(*) from (select from queue_job where queue = 'apples' for update skip locked) x"
+    for session in (one, database.connect()):
+        with session.transaction(force_rollback=True):
+            assert len(column(session, "select id from queue_lease('apples', 7)")) == 7
+            assert value(conn, free) == 3001 - (100 if due else 7)

@@ -101,7 +101,7 @@ def test_priorities_reach_from_end_to_end(conn):
 
 
 def test_put_many_gives_ids_in_the_order_of_the_array(conn):
-    ids = column(conn, "select queue_put_many('apples', array['3', '1', '2']::jsonb[])")
+    ids = column(conn, "select id from queue_put_many('apples', array['3', '1', '2']::jsonb[])")
     assert ids == sorted(ids)
     assert conn.execute("select id, data from queue_get('apples', 5)").fetchall() == list(
         zip(ids, [3, 1, 2], strict=True)
@@ -109,7 +109,9 @@ def test_put_many_gives_ids_in_the_order_of_the_array(conn):
 
 
 def test_put_many_of_a_thousand_keeps_their_order(conn):
-    ids = column(conn, "select queue_put_many('apples', array(select to_jsonb(i) from generate_series(1, 1000) i))")
+    ids = column(
+        conn, "select id from queue_put_many('apples', array(select to_jsonb(i) from generate_series(1, 1000) i))"
+    )
     assert ids == sorted(ids)
     assert column(conn, "select data from queue_get('apples', 1000)") == list(range(1, 1001))
 

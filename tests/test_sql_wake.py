@@ -140,3 +140,101 @@ def test_a_channel_is_short_and_belongs_to_one_queue(conn):
     assert len(set(channels)) == 4
     assert all(len(channel.encode()) <= 63 for channel in channels)
     assert value(conn, "select queue_channel('apples')") == channels[0]
+
+
+# Leases
+
+
+WAKING = {
+    "release": "queue_release('apples', {id}, '{receipt}')",
+    "release, many": "queue_release_many('apples', '{{{id}}}', '{{{receipt}}}')",
+    "error": "queue_error('apples', {id}, '{receipt}')",
+    "error, many": "queue_error_many('apples', '{{{id}}}', '{{{receipt}}}')",
+    "error, at once": "queue_error('apples', {id}, '{receipt}', retry_in => '0')",
+    "a lease made shorter": "queue_progress('apples', {id}, '{receipt}', lease => '1 minute')",
+}
+QUIET = {
+    "complete": "queue_complete('apples', {id}, '{receipt}')",
+    "complete, many": "queue_complete_many('apples', '{{{id}}}', '{{{receipt}}}')",
+    "progress": "queue_progress('apples', {id}, '{receipt}', 1)",
+    "a lease made longer": "queue_progress('apples', {id}, '{receipt}', lease => '1 hour')",
+    "bury": "queue_error('apples', {id}, '{receipt}', bury => true)",
+    "another receipt": "queue_release('apples', {id}, gen_random_uuid())",
+    "an error with another receipt": "queue_error('apples', {id}, gen_random_uuid())",
+    "an error without a receipt": "queue_error('apples', {id}, null)",
+    "lease": "queue_lease('apples')",
+    "a redrive of none": "queue_redrive('apples')",
+    "dead_delete": "queue_dead_delete('apples')",
+}
+
+
+def leased(conn):
+    conn.execute("select queue_put('apples', '1')")
+    return conn.execute("select id, receipt from queue_lease('apples')").fetchone()
+
+
+@pytest.mark.parametrize("what", WAKING)
+def test_a_leased_job_that_comes_back_earlier_wakes(database, conn, what):
+    listener, one = database.connect(), database.connect(autocommit=False)
+    id, receipt = leased(conn)
+    listen(listener)
+    one.execute(f"select {WAKING[what].format(id=id, receipt=receipt)}")
+    assert ends_quietly(listener, conn)
+    one.commit()
+    assert woken(listener)
+
+
+@pytest.mark.parametrize("what", QUIET)
+def test_what_brings_no_job_wakes_nobody(database, conn, what):
+    listener = database.connect()
+    id, receipt = leased(conn)
+    listen(listener)
+    conn.execute(f"select {QUIET[what].format(id=id, receipt=receipt)}")
+    assert ends_quietly(listener, conn)
+
+
+def test_a_redrive_wakes(database, conn):
+    listener = database.connect()
+    id, receipt = leased(conn)
+    conn.execute("select queue_error('apples', %s, %s, bury => true)", [id, receipt])
+    listen(listener)
+    conn.execute("select queue_redrive('apples')")
+    assert woken(listener)
+
+
+def test_an_attempt_that_was_rolled_back_wakes_when_it_is_counted(database, conn):
+    listener = database.connect()
+    conn.execute("select queue_put('apples', '1')")
+    id = value(conn, "select id from queue_list('apples')")
+    listen(listener)
+    conn.execute("select queue_error('apples', %s, null)", [id])
+    assert woken(listener)
+
+
+def test_a_lease_that_promotes_wakes_those_who_found_nothing(database, conn):
+    """Two consumers wake when two leases have run out; one promotes both and leases one, the other sees none."""
+    one, two = database.connect(autocommit=False), database.connect()
+    conn.execute("select queue_put_many('apples', array['1', '2']::jsonb[])")
+    conn.execute("select queue_lease('apples', 2)")
+    conn.execute("update queue_job set ready_at = now() - interval '1 s', lease_until = now() - interval '1 s'")
+    listen(two)
+    assert column(one, "select data from queue_lease('apples')") == [1]
+    assert column(two, "select data from queue_lease('apples')") == []
+    assert ends_quietly(two, conn)
+    one.commit()
+    assert woken(two)
+    assert column(two, "select data from queue_lease('apples')") == [2]
+
+
+def test_a_lease_that_takes_all_it_promotes_wakes_nobody(database, conn):
+    listener = database.connect()
+    leased(conn)
+    conn.execute("update queue_job set ready_at = now() - interval '1 s', lease_until = now() - interval '1 s'")
+    listen(listener)
+    assert column(conn, "select attempts from queue_lease('apples')") == [2]
+    assert ends_quietly(listener, conn)
+
+
+def test_wait_is_until_the_lease_ends(conn):
+    leased(conn)
+    assert timedelta(minutes=4) < value(conn, "select queue_wait('apples')") <= timedelta(minutes=5)

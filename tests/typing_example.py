@@ -10,7 +10,7 @@ from typing import Any, assert_type
 import psycopg
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
-from pgq_py import PQ, AsyncJob, AsyncPQ, AsyncQueue, AsyncQueueSet, Job, Queue, QueueSet, Stats, When, errors
+from pgq_py import PQ, AsyncJob, AsyncPQ, AsyncQueue, AsyncQueueSet, Job, JobId, Queue, QueueSet, Stats, When, errors
 
 
 class Reverse:
@@ -35,11 +35,11 @@ def synchronous(conn: psycopg.Connection[Any], pool: ConnectionPool[Any]) -> Non
         assert_type(pq["a", "b"], QueueSet)
         assert_type(pq.queue("apples", serializer=pickle), Queue)
         pq.queue("apples", serializer=Reverse())
-        assert_type(queue.put({"kind": "Cox"}), int)
+        assert_type(queue.put({"kind": "Cox"}), JobId)
         for when in (datetime.now(UTC), timedelta(1), "5m"):
             moment: When = when
             queue.put(1, moment, expected_at=moment, priority=1, dedupe_key="k", headers=[], max_attempts=1)
-        assert_type(queue.put_many(range(3), dedupe_keys=["a", None, "b"]), list[int])
+        assert_type(queue.put_many(range(3), dedupe_keys=["a", None, "b"]), list[JobId])
         assert_type(queue.get(), Job | None)
         assert_type(queue.get(block=True, timeout=1.5), Job | None)
         assert_type(queue.get_nowait(), Job)
@@ -98,8 +98,8 @@ async def asynchronous(conn: psycopg.AsyncConnection[Any], pool: AsyncConnection
         queue = pq["apples"]
         assert_type(queue, AsyncQueue)
         assert_type(pq["a", "b"], AsyncQueueSet)
-        assert_type(await queue.put(1, "5m"), int)
-        assert_type(await queue.put_many([1]), list[int])
+        assert_type(await queue.put(1, "5m"), JobId)
+        assert_type(await queue.put_many([1]), list[JobId])
         assert_type(await queue.get(), AsyncJob | None)
         assert_type(await queue.get_nowait(), AsyncJob)
         assert_type(await queue.get_many(3), list[AsyncJob])

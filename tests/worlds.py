@@ -19,7 +19,18 @@ from pgq_py._sync import listener as sync_listener
 
 # Long enough to fail a test that needs it, and short enough to wait for that.
 PATIENCE = 20.0
-NOT_AWAITED = {"take", "transaction", "listen", "consume", "cursor", "connection", "queue", "notifies", "pipeline"}
+NOT_AWAITED = {
+    "take",
+    "transaction",
+    "listen",
+    "consume",
+    "cursor",
+    "connection",
+    "queue",
+    "notifies",
+    "pipeline",
+    "keep_alive",
+}
 
 
 class Awaitable:
@@ -38,17 +49,7 @@ class Awaitable:
 
         def call(*args: Any, **options: Any) -> Any:
             # Not yet: a coroutine that nobody awaits must do nothing.
-            if name in (
-                "take",
-                "transaction",
-                "listen",
-                "consume",
-                "cursor",
-                "connection",
-                "queue",
-                "notifies",
-                "pipeline",
-            ):
+            if name in NOT_AWAITED:
                 made = found(*args, **options)
                 return Steps(made) if inspect.isgenerator(made) else Awaitable(made)
             return _later(found, args, options)
@@ -82,7 +83,7 @@ class Steps:
 
     async def __anext__(self) -> Any:
         for item in self.plain:
-            return item
+            return adapt(item)
         raise StopAsyncIteration
 
     async def aclose(self) -> None:
@@ -96,6 +97,8 @@ async def _later(found: Callable[..., Any], args: Any, options: Any) -> Any:
 def adapt(value: Any) -> Any:
     if inspect.isgenerator(value):
         return Steps(value)
+    if isinstance(value, list) and value and isinstance(value[0], pgq_py.Job):
+        return [Awaitable(job) for job in value]
     adapted = (pgq_py.Queue, pgq_py.QueueSet, psycopg.Connection, psycopg.Cursor)
     if isinstance(value, adapted) or (hasattr(value, "__enter__") and type(value).__module__.startswith("pgq_py")):
         return Awaitable(value)
@@ -198,16 +201,25 @@ class Background:
 
 
 class Gate:
-    """A proxy before the server's socket that counts round trips: how often the client waited for an answer."""
+    """A proxy before the server's socket that counts round trips: how often the client waited for an answer.
+
+    It can also cut a link, in the middle of a statement.
+    """
 
     def __init__(self, folder: str, server: str) -> None:
         self.address = {"host": folder, "port": "5432"}
         self.round_trips = 0
         self._server = server
+        self._text: bytes | None = None
+        self._arrives = False
         self._listening = socket.socket(socket.AF_UNIX)
         self._listening.bind(f"{folder}/.s.PGSQL.5432")
         self._listening.listen()
         threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self, text: bytes, arrives: bool) -> None:
+        """End the next link that sends this text: before the server has it, or after the server has answered."""
+        self._text, self._arrives = text, arrives
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
@@ -218,7 +230,7 @@ class Gate:
                 threading.Thread(target=self._relay, args=(client, server), daemon=True).start()
 
     def _relay(self, client: socket.socket, server: socket.socket) -> None:
-        asked = False
+        asked, cut = False, False
         with client, server, contextlib.suppress(OSError):
             while True:
                 ready, _, _ = select.select([client, server], [], [])
@@ -230,6 +242,12 @@ class Gate:
                         return
                     if source is server and asked:
                         self.round_trips += 1
+                    if source is server and cut:
+                        return
+                    if source is client and self._text is not None and self._text in data:
+                        self._text, cut = None, True
+                        if not self._arrives:
+                            return
                     asked = source is client
                     target.sendall(data)
 

@@ -20,10 +20,24 @@ REFERENCE = ROOT / "docs" / "reference.md"
 # Every public function stands in one of these; one that doesn't stops the tool.
 SUBJECTS = {
     "Putting": ["queue_put", "queue_put_many"],
-    "Taking": ["queue_get", "queue_get_any", "queue_bury"],
+    "Taking in a transaction": ["queue_get", "queue_get_any", "queue_bury"],
+    "Leasing": [
+        "queue_lease",
+        "queue_lease_any",
+        "queue_complete",
+        "queue_complete_many",
+        "queue_error",
+        "queue_error_many",
+        "queue_release",
+        "queue_release_many",
+        "queue_progress",
+        "queue_progress_many",
+    ],
     "Waiting": ["queue_wait", "queue_channel"],
     "Looking and changing": ["queue_list", "queue_count", "queue_stats", "queue_update", "queue_cancel"],
-    "Queues": ["queue_create", "queue_pause", "queue_resume", "queue_clear", "queue_drop"],
+    "Dead jobs": ["queue_dead_list", "queue_redrive", "queue_dead_delete"],
+    "Queues": ["queue_create", "queue_settings", "queue_pause", "queue_resume", "queue_clear", "queue_drop"],
+    "Operation": ["queue_health"],
     "Installation": ["queue_version"],
 }
 

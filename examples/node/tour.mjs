@@ -9,11 +9,11 @@ const QUEUE = "tour of Node";
 const pool = new pg.Pool({ connectionString: process.env.DATABASE_URL });
 pool.on("error", (error) => console.error(`idle connection lost: ${error.message}`));
 
-async function put(data, { scheduleIn = null, priority = 0 } = {}) {
+async function put(data, { scheduleIn = null, priority = 0, maxAttempts = null } = {}) {
   // JSON.stringify here: given an array, `pg` would make it an array of PostgreSQL.
   const { rows } = await pool.query(
-    "select queue_put($1, $2, schedule_in => $3, priority => $4) as id",
-    [QUEUE, JSON.stringify(data), scheduleIn, priority],
+    "select queue_put($1, $2, schedule_in => $3, priority => $4, max_attempts => $5) as id",
+    [QUEUE, JSON.stringify(data), scheduleIn, priority, maxAttempts],
   );
   return rows[0].id; // a string: a bigint may be too large for a number
 }
@@ -35,6 +35,33 @@ async function take(work) {
   } finally {
     client.release(broken);
   }
+}
+
+// Leases a job and works on it in no transaction, for long work: a heartbeat extends the lease.
+// Returns false when there was none.
+async function lease(work, { leaseFor = "1 minute", heartbeat = 20_000, retryIn = null } = {}) {
+  const { rows } = await pool.query(
+    "select id, receipt, data, attempts, last_error from queue_lease($1, lease => $2, consumer => 'node')",
+    [QUEUE, leaseFor],
+  );
+  if (!rows.length) return false;
+  const held = [QUEUE, rows[0].id, rows[0].receipt];
+  const timer = setInterval(() => {
+    // A lease that was lost is noticed at the end.
+    pool.query("select queue_progress($1, $2, $3, lease => $4)", [...held, leaseFor]).catch(() => {});
+  }, heartbeat);
+  try {
+    await work(rows[0]);
+    const completed = await pool.query("select queue_complete($1, $2, $3) as done", held);
+    if (!completed.rows[0].done) throw new Error("the lease was lost: somebody else may have the job");
+  } catch (error) {
+    // Gives false, and changes nothing, if the lease was lost.
+    await pool.query("select queue_error($1, $2, $3, $4, retry_in => $5)", [...held, String(error), retryIn]);
+    throw error;
+  } finally {
+    clearInterval(timer);
+  }
+  return true;
 }
 
 // Works until `signal` says so: LISTEN, look how long to sleep, take; with nothing to take,
@@ -109,6 +136,24 @@ assert.equal(seen[0], "now");
 assert.deepEqual(seen.slice(1).sort(), ["later", "urgent"]);
 assert.ok(took >= 290 && took < 5000, `took ${took} ms`);
 console.log("a sleeping consumer was woken by a put and by the clock");
+
+// A lease lasts as long as its heartbeats.
+await put("long work");
+const short = { leaseFor: "2s", heartbeat: 500 };
+assert.equal(await lease(() => new Promise((resolve) => setTimeout(resolve, 2500)), short), true);
+assert.equal(await lease(() => {}), false);
+console.log("a leased job outlasted its first lease by heartbeats, and was completed");
+
+// Work that fails is tried again, after a pause; out of attempts, the job is among the dead.
+await put("bad work", { maxAttempts: 2 });
+const fail = () => { throw new Error("a worm"); };
+await assert.rejects(lease(fail, { retryIn: "0" }), /a worm/);
+await assert.rejects(lease(fail), /a worm/);
+const { rows: dead } = await pool.query("select data, reason from queue_dead_list($1)", [QUEUE]);
+assert.deepEqual(dead, [{ data: "bad work", reason: "attempt 2 of 2 failed: Error: a worm" }]);
+await pool.query("select queue_redrive($1)", [QUEUE]);
+assert.equal(await lease((job) => assert.equal(job.last_error, "Error: a worm")), true);
+console.log("a leased job failed twice, was among the dead, was put back, and done");
 
 await pool.query("select queue_drop($1)", [QUEUE]);
 await pool.end();

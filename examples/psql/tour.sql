@@ -45,6 +45,24 @@ select queue_pause('tour');
 select count(*) from queue_get('tour');
 select queue_resume('tour');
 
+\echo '* Lease one: it is held for a time, in no transaction. Its receipt is good once.'
+select queue_put('tour', '{"file": "long.txt"}', priority => 10) > 0;
+select id, receipt, data->>'file' as file from queue_lease('tour', lease => '10 minutes', consumer => 'psql') \gset
+select :'file';
+select queue_progress('tour', :id, :'receipt', 50);
+select queue_complete('tour', :id, :'receipt');
+select queue_complete('tour', :id, :'receipt');
+
+\echo '* One that fails comes back after a pause, here of nothing. Out of attempts, it is among the dead.'
+select queue_put('tour', '{"file": "bad.txt"}', priority => 10, max_attempts => 2) > 0;
+select queue_error('tour', id, receipt, 'a worm', retry_in => '0') from queue_lease('tour');
+select attempts, last_error, queue_error('tour', id, receipt, 'a wasp') from queue_lease('tour');
+select data->>'file', reason, jsonb_array_length(history) from queue_dead_list('tour');
+
+\echo '* The dead can be put back.'
+select queue_redrive('tour', reason_like => '%wasp%');
+select data->>'file' from queue_get('tour');
+
 \echo '* Take all that is ready, two at a time.'
 select data->>'file' from queue_get('tour', 2);
 select data->>'file' from queue_get('tour', 2);

@@ -89,13 +89,15 @@ create table queue_dead (
     expected_at timestamptz,
     enqueued_at timestamptz,
     schedule_at timestamptz,
+    progress_count bigint,
     priority integer not null default 0,
     attempts integer not null default 0,
     max_attempts integer,
     queue text collate "C" not null,
     reason text not null,
-    dedupe_key text,
+    dedupe_key text collate "C",
     consumer text,
+    last_error text,
     headers jsonb,
     history jsonb,
     data jsonb,
@@ -109,6 +111,8 @@ comment on table queue_dead is
 
 create index queue_dead_died_at_idx on queue_dead (queue, died_at);
 
+-- What is null is the default, which stands where it is used: max_attempts and retry_in in
+-- _queue_fail, lease_for in queue_lease and queue_progress; the others mean no limit.
 create table queue_setting (
     queue text collate "C" not null,
     created_at timestamptz not null default now(),
@@ -126,6 +130,198 @@ comment on table queue_setting is
     'Queues that were created or paused by name. A queue without a row here works with the defaults.';
 
 -- Below this line `make sql` copies from sql/functions; edit the functions there.
+
+-- functions/_queue_check_limits.sql
+create or replace function _queue_check_limits(
+    queue text,
+    bytes integer,
+    count bigint
+)
+returns void
+language plpgsql
+volatile
+security definer
+set search_path from current
+set enable_seqscan = off
+as $$
+#variable_conflict use_column
+declare
+    v_max_bytes integer;
+    v_max_depth bigint;
+    v_depth bigint;
+begin
+    select s.max_bytes, s.max_depth
+    into v_max_bytes, v_max_depth
+    from queue_setting s
+    where s.queue = _queue_check_limits.queue;
+    if bytes > v_max_bytes then
+        raise exception using
+            errcode = 'QU002',
+            message = format('the data have %s bytes, and queue %I takes %s at most', bytes, queue, v_max_bytes),
+            hint = 'Put less, or where to find it; or raise max_bytes with queue_create.';
+    end if;
+    if v_max_depth is null or count = 0 then
+        return;
+    end if;
+    v_depth := (
+        select count(*)
+        from (select from queue_job j where j.queue = _queue_check_limits.queue limit v_max_depth) j
+    );
+    if v_depth + count > v_max_depth then
+        raise exception using
+            errcode = 'QU001',
+            message = format(
+                'queue %I is full: it holds %s jobs of at most %s, and %s more were put',
+                queue, v_depth, v_max_depth, count
+            ),
+            hint = 'Put again when some are done; or raise max_depth with queue_create.';
+    end if;
+end
+$$;
+
+comment on function _queue_check_limits is
+    'Private: refuse COUNT more jobs, the largest of BYTES bytes, where a queue has limits: QU001 for one that is full, QU002 for data that are too large.';
+
+revoke all on function _queue_check_limits from public;
+
+-- functions/_queue_count_attempt.sql
+create or replace function _queue_count_attempt(
+    queue text,
+    id bigint,
+    now timestamptz
+)
+returns boolean
+language plpgsql
+volatile
+security definer
+set search_path from current
+set enable_seqscan = off
+-- The next taker may have the job already, and keep its transaction open.
+set lock_timeout = '1s'
+as $$
+#variable_conflict use_column
+declare
+    v_ran_out boolean;
+begin
+    select j.receipt is not null
+    into v_ran_out
+    from queue_job j
+    where j.queue = _queue_count_attempt.queue
+        and j.id = _queue_count_attempt.id
+        and (j.receipt is null or j.lease_until <= _queue_count_attempt.now)
+    for update;
+    if not found then
+        return false;
+    end if;
+    -- A lease that ran out before is a failed attempt of its own.
+    if v_ran_out and not _queue_fail(_queue_count_attempt.queue, _queue_count_attempt.id, 'the lease ran out', '0') then
+        return false;
+    end if;
+    update queue_job j
+    set attempts = j.attempts + 1, consumer = null
+    where j.queue = _queue_count_attempt.queue and j.id = _queue_count_attempt.id;
+    return true;
+exception
+    when lock_not_available then
+        return false;
+end
+$$;
+
+comment on function _queue_count_attempt is
+    'Private: count an attempt that was made in a transaction and rolled back. False if the job is not there, is leased, or is held by a transaction for longer than a second.';
+
+revoke all on function _queue_count_attempt from public;
+
+-- functions/_queue_fail.sql
+create or replace function _queue_fail(
+    queue text,
+    id bigint,
+    error text,
+    retry_in interval default null,
+    bury boolean default false
+)
+returns boolean
+language plpgsql
+volatile
+security definer
+set search_path from current
+set enable_seqscan = off
+as $$
+#variable_conflict use_column
+declare
+    v_now timestamptz := clock_timestamp();
+    v_job record;
+    v_error text := left(coalesce(error, 'no reason was given'), 2000);
+    -- For the eye: of a traceback the last line, which says what was raised.
+    v_reason text := (regexp_match(v_error, '([^\n]*)\s*$'))[1];
+    v_history jsonb;
+    v_max_attempts integer;
+    v_retry_in interval := retry_in;
+begin
+    select
+        j.attempts, j.consumer, j.history, j.max_attempts,
+        s.max_attempts as queue_max_attempts, s.retry_in as queue_retry_in
+    into strict v_job
+    from queue_job j
+    left join queue_setting s on s.queue = _queue_fail.queue
+    where j.queue = _queue_fail.queue and j.id = _queue_fail.id;
+
+    v_history := coalesce(v_job.history, '[]') || jsonb_build_object(
+        'attempt', v_job.attempts, 'at', v_now, 'consumer', v_job.consumer, 'error', v_error
+    );
+    -- A job that may be tried very often keeps its last attempts: the row is copied each time.
+    if jsonb_array_length(v_history) > 50 then
+        v_history := v_history - 0;
+    end if;
+
+    v_max_attempts := coalesce(v_job.max_attempts, v_job.queue_max_attempts, 5);
+    if _queue_fail.bury or v_job.attempts >= v_max_attempts then
+        delete from queue_dead d where d.queue = _queue_fail.queue and d.id = _queue_fail.id;
+        with gone as (
+            delete from queue_job j where j.queue = _queue_fail.queue and j.id = _queue_fail.id returning j.*
+        )
+        insert into queue_dead (
+            queue, id, died_at, reason, data, data_text, data_bytes, priority, enqueued_at, schedule_at,
+            expected_at, attempts, max_attempts, last_error, progress_count, consumer, dedupe_key, headers, history
+        )
+        select
+            g.queue,
+            g.id,
+            v_now,
+            case
+                when _queue_fail.bury then v_reason
+                else format('attempt %s of %s failed: %s', g.attempts, v_max_attempts, v_reason)
+            end,
+            g.data, g.data_text, g.data_bytes, - g.rank, g.enqueued_at, g.schedule_at,
+            nullif(g.expected_at, 'infinity'), g.attempts, g.max_attempts, v_error, g.progress_count,
+            g.consumer, g.dedupe_key, g.headers, v_history
+        from gone g;
+        return false;
+    end if;
+
+    if v_retry_in is null then
+        -- Doubled with each attempt, up to six hours; the jitter (half to one and a half of it)
+        -- keeps jobs that failed together from coming back together.
+        v_retry_in := least(
+            coalesce(v_job.queue_retry_in, '10 seconds') * power(2, least(greatest(v_job.attempts, 1), 16) - 1),
+            greatest(v_job.queue_retry_in, '6 hours')
+        ) * (0.5 + random());
+    end if;
+    update queue_job j
+    set ready_at = case when v_retry_in > interval '0' then v_now + v_retry_in end,
+        receipt = null,
+        lease_until = null,
+        last_error = v_error,
+        history = v_history
+    where j.queue = _queue_fail.queue and j.id = _queue_fail.id;
+    return true;
+end
+$$;
+
+comment on function _queue_fail is
+    'Private: an attempt of a job, whose row the caller has locked, has failed. True: it is back in the queue, after RETRY_IN or the queue''s backoff. False: it is among the dead, because its attempts are used up or BURY says so.';
+
+revoke all on function _queue_fail from public;
 
 -- functions/_queue_find.sql
 create or replace function _queue_find(
@@ -176,6 +372,7 @@ declare
     v_ready bigint;
     v_due bigint;
     v_job record;
+    v_receipt uuid;
 begin
     -- The transaction may stay open for long, so no row is locked but those that are
     -- taken: candidates are read without locks, then locked one by one in their order.
@@ -197,7 +394,10 @@ begin
                 (
                     select j.id, j.rank, j.expected_at, false
                     from queue_job j
-                    where j.queue = _queue_pick.queue and j.ready_at is not null and j.ready_at <= _queue_pick.now
+                    where j.queue = _queue_pick.queue
+                        and j.ready_at is not null
+                        and j.ready_at <= _queue_pick.now
+                        and (j.lease_until is null or j.lease_until <= _queue_pick.now)
                     order by j.ready_at
                     limit v_window
                 )
@@ -210,12 +410,16 @@ begin
                 v_due := v_due + 1;
             end if;
             continue when v_again and v_job.id = any (v_ids);
-            perform
+            select j.receipt
+            into v_receipt
             from queue_job j
             where j.queue = _queue_pick.queue and j.id = v_job.id
                 and (j.ready_at is null or j.ready_at <= _queue_pick.now)
+                and (j.lease_until is null or j.lease_until <= _queue_pick.now)
             for update skip locked;
-            if found then
+            if not found then
+                null;  -- others hold it
+            elsif v_receipt is null or _queue_fail(_queue_pick.queue, v_job.id, 'the lease ran out', '0') then
                 v_ids := v_ids || v_job.id;
                 if cardinality(v_ids) = count then
                     return v_ids;
@@ -255,27 +459,42 @@ set enable_sort = off
 set jit = off
 as $$
 declare
-    v_ids bigint[];
-    v_id bigint;
+    v_job record;
+    v_ids bigint[] := '{}';
+    v_seen integer;
 begin
-    v_ids := array(
-        select j.id
-        from queue_job j
-        where j.queue = _queue_promote.queue and j.ready_at is not null and j.ready_at <= _queue_promote.now
-        order by j.ready_at
-        limit _queue_promote.count
-        for update skip locked
-    );
-    -- One by one, for the reason given in queue_get.
-    foreach v_id in array v_ids loop
-        update queue_job j set ready_at = null where j.queue = _queue_promote.queue and j.id = v_id;
+    -- Again where a step met only leases that were extended and jobs that are now dead.
+    loop
+        v_seen := 0;
+        for v_job in
+            select j.id, j.receipt, j.lease_until
+            from queue_job j
+            where j.queue = _queue_promote.queue and j.ready_at is not null and j.ready_at <= _queue_promote.now
+            order by j.ready_at
+            limit _queue_promote.count
+            for update skip locked
+        loop
+            v_seen := v_seen + 1;
+            if v_job.lease_until > _queue_promote.now then
+                -- Heartbeats move lease_until alone, which has no index.
+                update queue_job j set ready_at = v_job.lease_until
+                where j.queue = _queue_promote.queue and j.id = v_job.id;
+            elsif v_job.receipt is null then
+                update queue_job j set ready_at = null
+                where j.queue = _queue_promote.queue and j.id = v_job.id;
+                v_ids := v_ids || v_job.id;
+            elsif _queue_fail(_queue_promote.queue, v_job.id, 'the lease ran out', '0') then
+                v_ids := v_ids || v_job.id;
+            end if;
+        end loop;
+        exit when v_ids <> '{}' or v_seen < _queue_promote.count;
     end loop;
     return v_ids;
 end
 $$;
 
 comment on function _queue_promote is
-    'Private: move up to COUNT jobs that have come due from the waiting to the ready, those due first, and give their ids. They stay locked until the transaction ends: only for callers who commit at once.';
+    'Private: move up to COUNT jobs that have come due from the waiting to the ready, those due first, and give their ids. A lease that ran out is a failed attempt, and its job may be dead. All stay locked until the transaction ends: only for callers who commit at once.';
 
 revoke all on function _queue_promote from public;
 
@@ -301,6 +520,35 @@ comment on function _queue_refuse_count is
     'Private: the error for a count of jobs that is null or below 1 (22023).';
 
 revoke all on function _queue_refuse_count from public;
+
+-- functions/_queue_refuse_lease.sql
+create or replace function _queue_refuse_lease(
+    lease interval
+)
+returns void
+language plpgsql
+stable
+security definer
+set search_path from current
+as $$
+begin
+    if not isfinite(lease) then
+        raise exception using
+            errcode = 'datetime_field_overflow',
+            message = format('the lease is %s', lease),
+            hint = 'A lease has an end, or the job of a consumer that is gone would never come back.';
+    end if;
+    raise exception using
+        errcode = 'invalid_parameter_value',
+        message = format('the lease is %s', coalesce(lease::text, 'null')),
+        hint = 'A lease lasts longer than nothing: give an interval above zero.';
+end
+$$;
+
+comment on function _queue_refuse_lease is
+    'Private: the error for a lease that is not above zero (22023) or without end (22008).';
+
+revoke all on function _queue_refuse_lease from public;
 
 -- functions/_queue_refuse_name.sql
 create or replace function _queue_refuse_name(
@@ -328,6 +576,33 @@ comment on function _queue_refuse_name is
     'Private: the error for a name of a queue that is missing, empty or over 255 bytes (22023). The callers test, so that a good name costs no call.';
 
 revoke all on function _queue_refuse_name from public;
+
+-- functions/_queue_refuse_sizes.sql
+create or replace function _queue_refuse_sizes(
+    name text,
+    given integer,
+    wanted integer
+)
+returns void
+language plpgsql
+stable
+security definer
+set search_path from current
+as $$
+begin
+    raise exception using
+        errcode = 'array_subscript_error',
+        message = format(
+            '%s %s are given for %s jobs', coalesce(given::text, 'no'), name, coalesce(wanted::text, 'no')
+        ),
+        hint = 'Give one for each job.';
+end
+$$;
+
+comment on function _queue_refuse_sizes is
+    'Private: the error for arrays of different lengths (2202E).';
+
+revoke all on function _queue_refuse_sizes from public;
 
 -- functions/_queue_time.sql
 create or replace function _queue_time(
@@ -458,7 +733,7 @@ end
 $$;
 
 comment on function queue_cancel is $$
-Remove a job from a queue before anybody takes it.
+Remove a job from a queue. If it is leased, its consumer's receipt is no longer good.
 
 **queue**, **id**: the job.
 
@@ -563,7 +838,7 @@ end
 $$;
 
 comment on function queue_clear is $$
-Remove all jobs of a queue, the scheduled ones too. Its settings and its dead jobs stay.
+Remove all jobs of a queue, the scheduled and leased ones too. Its settings and its dead jobs stay.
 
 A job that a transaction is taking at this moment is left to that transaction; the call
 does not wait for it.
@@ -578,6 +853,117 @@ Errors: 22023 for a bad name.
 $$;
 
 revoke all on function queue_clear from public;
+
+-- functions/queue_complete.sql
+create or replace function queue_complete(
+    queue text,
+    id bigint,
+    receipt uuid
+)
+returns boolean
+language plpgsql
+volatile
+security definer
+set search_path from current
+set enable_seqscan = off
+as $$
+#variable_conflict use_column
+declare
+    v_now timestamptz := clock_timestamp();
+begin
+    if octet_length(queue_complete.queue) between 1 and 255 is not true then
+        perform _queue_refuse_name(queue_complete.queue);
+    end if;
+    delete from queue_job j
+    where j.queue = queue_complete.queue
+        and j.id = queue_complete.id
+        and j.receipt = queue_complete.receipt
+        and j.lease_until > v_now;
+    return found;
+end
+$$;
+
+comment on function queue_complete is $$
+A leased job is done: remove it.
+
+In the transaction that writes the job's result, the two stand or fall together: of two
+consumers that both worked on the job, one has an effect.
+
+**queue**, **id**, **receipt**: as `queue_lease` gave them.
+
+Returns false if the lease is no longer good: it ran out, or the job was completed, returned,
+failed or cancelled. Then somebody else may have the job, and nothing was changed.
+
+Errors: 22023 for a bad name.
+
+    select queue_complete('apples', 42, '3d3a1ad4-2a1f-4ba1-9e13-5a3fcb8b2fd0');
+$$;
+
+revoke all on function queue_complete from public;
+
+-- functions/queue_complete_many.sql
+create or replace function queue_complete_many(
+    queue text,
+    ids bigint[],
+    receipts uuid[]
+)
+returns table (
+    id bigint,
+    done boolean
+)
+language plpgsql
+volatile
+security definer
+set search_path from current
+set enable_seqscan = off
+as $$
+#variable_conflict use_column
+declare
+    v_done boolean[];
+    v_job record;
+    v_now timestamptz := clock_timestamp();
+begin
+    if octet_length(queue_complete_many.queue) between 1 and 255 is not true then
+        perform _queue_refuse_name(queue_complete_many.queue);
+    end if;
+    if cardinality(ids) <> cardinality(receipts) is not false then
+        perform _queue_refuse_sizes('receipts', cardinality(receipts), cardinality(ids));
+    end if;
+    v_done := array_fill(false, array[cardinality(ids)]);
+    -- In the order of the ids: two calls that share jobs wait for each other, and don't lock
+    -- each other out.
+    for v_job in
+        select u.id, u.receipt, u.n
+        from unnest(ids, receipts) with ordinality as u (id, receipt, n)
+        order by u.id
+    loop
+        delete from queue_job j
+        where j.queue = queue_complete_many.queue
+            and j.id = v_job.id
+            and j.receipt = v_job.receipt
+            and j.lease_until > v_now;
+        v_done[v_job.n] := found;
+    end loop;
+    return query
+    select u.id, u.done from unnest(ids, v_done) with ordinality as u (id, done, n) order by u.n;
+end
+$$;
+
+comment on function queue_complete_many is $$
+As `queue_complete`, for many jobs at once.
+
+**queue**: name of the queue; **ids**, **receipts**: the jobs, as `queue_lease` gave them.
+
+Returns a row for each job, in the order given: **done** is false where the lease is no
+longer good, and nothing was changed.
+
+Errors: those of `queue_complete`; 2202E where there are not as many receipts as ids.
+
+    select id, done
+    from queue_complete_many('apples', '{42, 43}', array['3d3a1ad4-2a1f-4ba1-9e13-5a3fcb8b2fd0', null]::uuid[]);
+$$;
+
+revoke all on function queue_complete_many from public;
 
 -- functions/queue_count.sql
 create or replace function queue_count(
@@ -605,7 +991,10 @@ begin
     ) + (
         select count(*)
         from queue_job j
-        where j.queue = queue_count.queue and j.ready_at is not null and j.ready_at <= v_now
+        where j.queue = queue_count.queue
+            and j.ready_at is not null
+            and j.ready_at <= v_now
+            and (j.lease_until is null or j.lease_until <= v_now)
     );
 end
 $$;
@@ -614,8 +1003,8 @@ comment on function queue_count is $$
 Count the jobs of a queue, exactly; the time grows with the number.
 
 **queue**: name of the queue.
-**scheduled**: false counts the jobs that could be taken now, true also those that wait for
-their time.
+**scheduled**: false counts the jobs that could be taken now, true also those that wait:
+scheduled, backing off after an error, or leased.
 
 Returns the number. Jobs that a transaction is taking at this moment still count.
 
@@ -628,38 +1017,259 @@ revoke all on function queue_count from public;
 
 -- functions/queue_create.sql
 create or replace function queue_create(
-    queue text
+    queue text,
+    max_attempts integer default null,
+    lease_for interval default null,
+    retry_in interval default null,
+    max_depth bigint default null,
+    max_bytes integer default null,
+    keep_dead_for interval default null,
+    reset text[] default '{}'
 )
 returns boolean
 language plpgsql
 volatile
 security definer
 set search_path from current
+set enable_seqscan = off
 as $$
 #variable_conflict use_column
+declare
+    v_new boolean;
+    v_wrong text;
 begin
     if octet_length(queue_create.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_create.queue);
     end if;
+    v_wrong := case
+        when max_attempts < 1 then 'max_attempts'
+        -- The backoff grows to 32,768 times retry_in, which must not leave the calendar.
+        when not lease_for between interval '1 microsecond' and interval '10 years' then 'lease_for'
+        when not retry_in between interval '0' and interval '1 year' then 'retry_in'
+        when max_depth < 1 then 'max_depth'
+        when max_bytes < 1 then 'max_bytes'
+        when keep_dead_for not between interval '0' and interval '1000 years' then 'keep_dead_for'
+    end;
+    if v_wrong is not null then
+        raise exception using
+            errcode = 'invalid_parameter_value',
+            message = format('%s is out of range', v_wrong),
+            hint = 'At least one for a number; a length of time above zero (retry_in and keep_dead_for: or zero), '
+                'and no more than 10 years (retry_in: 1, keep_dead_for: 1000).';
+    end if;
+    reset := coalesce(reset, '{}');
+    if not reset <@ '{max_attempts, lease_for, retry_in, max_depth, max_bytes, keep_dead_for}' then
+        raise exception using
+            errcode = 'invalid_parameter_value',
+            message = 'reset names a setting that there is not',
+            hint = 'The settings are max_attempts, lease_for, retry_in, max_depth, max_bytes and keep_dead_for.';
+    end if;
+
     insert into queue_setting (queue) values (queue_create.queue) on conflict (queue) do nothing;
-    return found;
+    v_new := found;
+    if num_nonnulls(max_attempts, lease_for, retry_in, max_depth, max_bytes, keep_dead_for) > 0
+        or reset <> '{}'
+    then
+        update queue_setting s
+        set
+            max_attempts = coalesce(
+                queue_create.max_attempts, case when not 'max_attempts' = any (reset) then s.max_attempts end
+            ),
+            lease_for = coalesce(
+                queue_create.lease_for, case when not 'lease_for' = any (reset) then s.lease_for end
+            ),
+            retry_in = coalesce(
+                queue_create.retry_in, case when not 'retry_in' = any (reset) then s.retry_in end
+            ),
+            max_depth = coalesce(
+                queue_create.max_depth, case when not 'max_depth' = any (reset) then s.max_depth end
+            ),
+            max_bytes = coalesce(
+                queue_create.max_bytes, case when not 'max_bytes' = any (reset) then s.max_bytes end
+            ),
+            keep_dead_for = coalesce(
+                queue_create.keep_dead_for, case when not 'keep_dead_for' = any (reset) then s.keep_dead_for end
+            )
+        where s.queue = queue_create.queue;
+    end if;
+    return v_new;
 end
 $$;
 
 comment on function queue_create is $$
-Create a queue by name, so that it is known (to `queue_stats`, for example) before its first
-job comes. Nothing else needs it: a put makes its queue.
+Create a queue by name, or change its settings. No queue needs it: a put makes its queue, and
+one without settings works with the defaults.
 
 **queue**: name of the queue, 1 to 255 bytes, any character but NUL.
+**max_attempts**: how often a job may be tried before it goes to the dead, unless the job
+says otherwise; 5 by default.
+**lease_for**: how long a lease lasts, unless the call says otherwise; 5 minutes by default.
+**retry_in**: how long a job pauses after its first failed attempt, unless the call says
+otherwise; 10 seconds by default. Doubled with each attempt up to six hours, times a random
+number between a half and one and a half.
+**max_depth**: how many jobs the queue may hold, of all kinds but the dead; a put beyond it is
+refused. No limit by default. Puts that run at the same time may exceed it by what they put;
+a put into a queue with a limit counts its jobs up to the limit.
+**max_bytes**: how large the data of a job may be, JSON as text; no limit by default.
+**keep_dead_for**: how long `queue_maintain` keeps dead jobs; for ever by default.
+**reset**: names of settings that go back to their defaults.
+
+A setting that is null stays as it is. A change holds for leases, errors and puts from then on.
 
 Returns true if the queue was not known by name before.
 
-Errors: 22023 for a bad name.
+Errors: 22023 for a bad name or a setting out of range.
 
-    select queue_create('apples');
+    select queue_create('apples', max_attempts => 3, retry_in => '1 minute', reset => '{max_depth}');
 $$;
 
 revoke all on function queue_create from public;
+
+-- functions/queue_dead_delete.sql
+create or replace function queue_dead_delete(
+    queue text,
+    ids bigint[] default null,
+    reason_like text default null,
+    died_after timestamptz default null,
+    died_before timestamptz default null,
+    count integer default null
+)
+returns bigint
+language plpgsql
+volatile
+security definer
+set search_path from current
+set enable_seqscan = off
+as $$
+#variable_conflict use_column
+declare
+    v_rows bigint;
+begin
+    if octet_length(queue_dead_delete.queue) between 1 and 255 is not true then
+        perform _queue_refuse_name(queue_dead_delete.queue);
+    end if;
+    if queue_dead_delete.count < 1 then
+        perform _queue_refuse_count(queue_dead_delete.count);
+    end if;
+    with chosen as (
+        select d.id
+        from queue_dead d
+        where d.queue = queue_dead_delete.queue
+            and (queue_dead_delete.ids is null or d.id = any (queue_dead_delete.ids))
+            and (queue_dead_delete.reason_like is null or d.reason like queue_dead_delete.reason_like)
+            and (queue_dead_delete.died_after is null or d.died_at >= queue_dead_delete.died_after)
+            and (queue_dead_delete.died_before is null or d.died_at < queue_dead_delete.died_before)
+        order by d.died_at, d.id
+        limit queue_dead_delete.count
+        for update skip locked
+    )
+    delete from queue_dead d
+    using chosen c
+    where d.queue = queue_dead_delete.queue and d.id = c.id;
+    get diagnostics v_rows = row_count;
+    return v_rows;
+end
+$$;
+
+comment on function queue_dead_delete is $$
+Remove dead jobs of a queue for good: all of them, or those that the arguments choose.
+
+**queue**: name of the queue.
+**ids**: these jobs only.
+**reason_like**: only those whose reason matches this pattern of LIKE, `'%timeout%'` for example.
+**died_after**, **died_before**: only those that died at or after, or before, these times.
+**count**: this many at most, those that died first.
+
+Returns how many were removed. Those that another transaction is redriving or removing at
+this moment are left to it.
+
+Errors: 22023 for a bad name or a count below 1.
+
+    select queue_dead_delete('apples', died_before => now() - interval '30 days');
+$$;
+
+revoke all on function queue_dead_delete from public;
+
+-- functions/queue_dead_list.sql
+create or replace function queue_dead_list(
+    queue text,
+    ids bigint[] default null,
+    reason_like text default null,
+    died_after timestamptz default null,
+    died_before timestamptz default null,
+    count integer default null
+)
+returns table (
+    id bigint,
+    died_at timestamptz,
+    reason text,
+    data jsonb,
+    data_text text,
+    data_bytes bytea,
+    priority integer,
+    enqueued_at timestamptz,
+    schedule_at timestamptz,
+    expected_at timestamptz,
+    attempts integer,
+    max_attempts integer,
+    last_error text,
+    progress_count bigint,
+    consumer text,
+    dedupe_key text,
+    headers jsonb,
+    history jsonb
+)
+language plpgsql
+volatile
+security definer
+set search_path from current
+set enable_seqscan = off
+as $$
+#variable_conflict use_column
+begin
+    if octet_length(queue_dead_list.queue) between 1 and 255 is not true then
+        perform _queue_refuse_name(queue_dead_list.queue);
+    end if;
+    if queue_dead_list.count < 1 then
+        perform _queue_refuse_count(queue_dead_list.count);
+    end if;
+    return query
+    select
+        d.id, d.died_at, d.reason, d.data, d.data_text, d.data_bytes, d.priority, d.enqueued_at,
+        d.schedule_at, d.expected_at, d.attempts, d.max_attempts, d.last_error, d.progress_count,
+        d.consumer, d.dedupe_key, d.headers, d.history
+    from queue_dead d
+    where d.queue = queue_dead_list.queue
+        and (queue_dead_list.ids is null or d.id = any (queue_dead_list.ids))
+        and (queue_dead_list.reason_like is null or d.reason like queue_dead_list.reason_like)
+        and (queue_dead_list.died_after is null or d.died_at >= queue_dead_list.died_after)
+        and (queue_dead_list.died_before is null or d.died_at < queue_dead_list.died_before)
+    order by d.died_at, d.id
+    limit queue_dead_list.count;
+end
+$$;
+
+comment on function queue_dead_list is $$
+Look at the dead jobs of a queue: those that are out of attempts, can't be read, or were
+buried. They come in the order in which they died.
+
+**queue**: name of the queue.
+**ids**: these jobs only.
+**reason_like**: only those whose reason matches this pattern of LIKE, `'%timeout%'` for example.
+**died_after**, **died_before**: only those that died at or after, or before, these times.
+**count**: this many at most, those that died first.
+
+Returns one row for each job: what `queue_get` returns; when it died, and the **reason**; and
+**history**, an array with an object for each failed attempt, the latest last: its number
+(`attempt`), when it ended (`at`), the `consumer`, and the `error`. Of more than 50 the latest
+are kept.
+
+Errors: 22023 for a bad name or a count below 1.
+
+    select id, died_at, reason, data, history from queue_dead_list('apples', count => 10);
+$$;
+
+revoke all on function queue_dead_list from public;
 
 -- functions/queue_drop.sql
 create or replace function queue_drop(
@@ -702,6 +1312,151 @@ Errors: 22023 for a bad name.
 $$;
 
 revoke all on function queue_drop from public;
+
+-- functions/queue_error.sql
+create or replace function queue_error(
+    queue text,
+    id bigint,
+    receipt uuid,
+    message text default null,
+    retry_in interval default null,
+    bury boolean default false
+)
+returns boolean
+language plpgsql
+volatile
+security definer
+set search_path from current
+set enable_seqscan = off
+as $$
+#variable_conflict use_column
+declare
+    v_now timestamptz := clock_timestamp();
+begin
+    if octet_length(queue_error.queue) between 1 and 255 is not true then
+        perform _queue_refuse_name(queue_error.queue);
+    end if;
+    if not isfinite(queue_error.retry_in) then
+        perform _queue_time('retry', null, queue_error.retry_in, v_now);
+    end if;
+    if queue_error.receipt is null then
+        if not _queue_count_attempt(queue_error.queue, queue_error.id, v_now) then
+            return false;
+        end if;
+    else
+        perform
+        from queue_job j
+        where j.queue = queue_error.queue
+            and j.id = queue_error.id
+            and j.receipt = queue_error.receipt
+            and j.lease_until > v_now
+        for update;
+        if not found then
+            return false;
+        end if;
+    end if;
+    if _queue_fail(queue_error.queue, queue_error.id, queue_error.message, queue_error.retry_in, queue_error.bury) then
+        -- It comes due earlier than its lease ended, which is what sleepers reckon with.
+        perform pg_notify(queue_channel(queue_error.queue), '');
+    end if;
+    return true;
+end
+$$;
+
+comment on function queue_error is $$
+An attempt at a job has failed: keep the message, and put the job back after a pause, or
+among the dead if its attempts are used up.
+
+**queue**, **id**, **receipt**: as `queue_lease` gave them. The receipt is null for a job
+that was taken with `queue_get`, after the rollback that returned it: that attempt is counted
+now. If somebody else is working on it by then, this waits for a second at most.
+**message**: why; the first 2,000 characters are kept, in `last_error` and with each attempt.
+**retry_in**: how long until it may be taken again, zero for at once. By default as the queue
+says (`queue_create`), or 10 seconds, doubled with each attempt up to six hours, times a
+random number between a half and one and a half.
+**bury**: true puts it among the dead whatever its attempts: for a job that can never succeed.
+The reason of a dead job is the last line of the message.
+
+Returns false if the lease is no longer good, or, without a receipt, if the job is not there
+or is held by somebody else. Then nothing was changed.
+
+Errors: 22023 for a bad name; 22008 for a pause that ends beyond the calendar.
+
+    select queue_error('apples', 42, '3d3a1ad4-2a1f-4ba1-9e13-5a3fcb8b2fd0', 'a worm', retry_in => '1 hour');
+$$;
+
+revoke all on function queue_error from public;
+
+-- functions/queue_error_many.sql
+create or replace function queue_error_many(
+    queue text,
+    ids bigint[],
+    receipts uuid[],
+    messages text[] default null,
+    retry_in interval default null,
+    bury boolean default false
+)
+returns table (
+    id bigint,
+    done boolean
+)
+language plpgsql
+volatile
+security definer
+set search_path from current
+set enable_seqscan = off
+as $$
+#variable_conflict use_column
+declare
+    v_done boolean[];
+    v_job record;
+begin
+    if octet_length(queue_error_many.queue) between 1 and 255 is not true then
+        perform _queue_refuse_name(queue_error_many.queue);
+    end if;
+    if cardinality(ids) <> cardinality(receipts) is not false then
+        perform _queue_refuse_sizes('receipts', cardinality(receipts), cardinality(ids));
+    end if;
+    if cardinality(messages) <> cardinality(ids) then
+        perform _queue_refuse_sizes('messages', cardinality(messages), cardinality(ids));
+    end if;
+    v_done := array_fill(false, array[cardinality(ids)]);
+    -- In the order of the ids: two calls that share jobs wait for each other, and don't lock
+    -- each other out.
+    for v_job in
+        select u.id, u.receipt, u.n
+        from unnest(ids, receipts) with ordinality as u (id, receipt, n)
+        order by u.id
+    loop
+        v_done[v_job.n] := v_job.receipt is not null
+            and queue_error(
+                queue_error_many.queue, v_job.id, v_job.receipt, messages[v_job.n],
+                queue_error_many.retry_in, queue_error_many.bury
+            );
+    end loop;
+    return query
+    select u.id, u.done from unnest(ids, v_done) with ordinality as u (id, done, n) order by u.n;
+end
+$$;
+
+comment on function queue_error_many is $$
+As `queue_error`, for many jobs at once.
+
+**queue**: name of the queue; **ids**, **receipts**: the jobs, as `queue_lease` gave them.
+**messages**: one for each job; **retry_in**, **bury**: as there, for all of them.
+
+Returns a row for each job, in the order given: **done** is false where the lease is no
+longer good, and nothing was changed.
+
+Errors: those of `queue_error`; 2202E where there are not as many receipts or messages as ids.
+
+    select id, done
+    from queue_error_many(
+        'apples', '{42, 43}', array['3d3a1ad4-2a1f-4ba1-9e13-5a3fcb8b2fd0', null]::uuid[], '{a worm, rotten}'
+    );
+$$;
+
+revoke all on function queue_error_many from public;
 
 -- functions/queue_get.sql
 create or replace function queue_get(
@@ -924,6 +1679,724 @@ $$;
 
 revoke all on function queue_get_any from public;
 
+-- functions/queue_health.sql
+create or replace function queue_health(
+    older_than interval default '1 minute',
+    transactions bigint default 100000
+)
+returns table (
+    what text,
+    severity text,
+    subject text,
+    detail text,
+    remedy text
+)
+language plpgsql
+volatile
+rows 10
+security definer
+set search_path from current
+-- For the reasons given in queue_get: the first few of a million jobs, whatever the statistics.
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_sort = off
+set jit = off
+as $$
+#variable_conflict use_column
+declare
+    v_now timestamptz := clock_timestamp();
+    v_older interval := least(greatest(coalesce(queue_health.older_than, '1 minute'), '0'), '1000 years');
+    v_behind bigint := coalesce(queue_health.transactions, 100000);
+    v_before timestamptz := v_now - v_older;
+    -- In a transaction that wrote, age() counts to that transaction: this is what it misses.
+    v_missed integer := greatest(- age(pg_snapshot_xmax(pg_current_snapshot())::xid), 0);
+    v_schema text := current_schema();
+    v_feedback_off text := 'end the long transaction on the standby, or, there: '
+        || 'alter system set hot_standby_feedback = off; select pg_reload_conf()';
+    v_taking xid[] := '{}';
+    v_refused text[] := '{}';
+    v_queue text collate "C";
+    v_paused text[];
+    v_usage float8 := 0;
+    v_more boolean;
+    v_leases bigint;
+    v_lease_end timestamptz;
+    v_due bigint;
+    v_due_since timestamptz;
+begin
+    -- What holds vacuum back. A session does so in its own database only, as a prepared
+    -- transaction; a slot or a standby in all of them. The true measure is how many
+    -- transactions have begun since: none, and there is nothing to remove that it could hold.
+    --
+    -- All may see backend_xid and backend_xmin of all; the times only with rights.
+    begin
+        return query
+        select
+            'vacuum held back',
+            case
+                when v_now - h.since >= 10 * v_older or (h.since is null and h.held >= 10.0 * v_behind) then 'critical'
+                else 'warning'
+            end,
+            case when h.is_standby then format('standby %s', h.application_name) else format('pid %s', h.pid) end,
+            case
+                when h.is_standby then
+                    format(
+                        'hot_standby_feedback (walsender pid %s, user %s): transactions since the standby''s oldest '
+                        'snapshot: %s',
+                        h.pid,
+                        h.usename,
+                        h.held
+                    )
+                else
+                    format(
+                        'user %s, application %L, %s; transactions since its snapshot or its first write: %s',
+                        h.usename,
+                        h.application_name,
+                        coalesce(
+                            h.state || ', in a transaction for ' || date_trunc('second', v_now - h.xact_start),
+                            'state and time unknown'
+                        ),
+                        h.held
+                    )
+            end,
+            case
+                when h.is_standby then
+                    v_feedback_off
+                else
+                    format('end its transaction, or: select pg_terminate_backend(%s)', h.pid)
+            end
+        from (
+            select
+                a.pid,
+                a.usename,
+                a.application_name,
+                a.state,
+                a.xact_start,
+                a.backend_xid,
+                a.backend_xmin,
+                r.pid is not null and a.datid is null as is_standby,
+                greatest(age(a.backend_xmin), age(a.backend_xid) - 1) + v_missed as held,
+                -- Since when, as far as it can be known. A snapshot that is held between two
+                -- statements, or a write, may be as old as the transaction. A statement that
+                -- runs now may have brought a snapshot of its own, or use the transaction's.
+                case
+                    -- What a standby feeds back is as old as its own sessions.
+                    when r.pid is not null and a.datid is null then null
+                    when
+                        a.backend_xid is not null
+                        or a.state like 'idle in transaction%'
+                        or v_now - a.xact_start < v_older
+                    then a.xact_start
+                    when v_now - a.query_start >= v_older then a.query_start
+                end as since
+            from pg_stat_activity a
+            left join pg_stat_replication r on r.pid = a.pid
+            where (
+                    a.datid = (select d.oid from pg_database d where d.datname = current_database())
+                    or (a.datid is null and r.pid is not null)
+                )
+                and a.backend_type is distinct from 'parallel worker'
+                -- Vacuums don't hold back each other.
+                and not exists (select from pg_stat_progress_vacuum v where v.pid = a.pid)
+                and (not pg_is_in_recovery() or current_setting('hot_standby_feedback')::boolean)
+        ) h
+        where h.held > 0
+            and case
+                when h.since is not null then v_now - h.since >= v_older
+                -- A new snapshot reaches back to the oldest transaction that writes. It is
+                -- that one which holds vacuum back then.
+                else
+                    h.held >= v_behind
+                    and (
+                        h.backend_xid is not null
+                        or age(h.backend_xmin) > age(pg_snapshot_xmin(pg_current_snapshot())::xid)
+                    )
+            end;
+
+        -- Who may be taking jobs at this moment.
+        v_taking := array(select a.backend_xid from pg_stat_activity a where a.backend_xid is not null);
+    exception when insufficient_privilege then
+        v_refused := array_append(v_refused, sqlerrm);
+    end;
+
+    begin
+        return query
+        select
+            'vacuum held back',
+            case
+                when h.xmin is null then 'warning'
+                when v_now - h.since >= 10 * v_older or h.held >= 10.0 * v_behind then 'critical'
+                else 'warning'
+            end,
+            format('replication slot %s', h.slot_name),
+            format(
+                '%s slot, %s%s; transactions since its %s: %s',
+                h.slot_type,
+                case when h.active then format('active (pid %s)', h.active_pid) else 'not active' end,
+                ' for ' || date_trunc('second', v_now - h.since),
+                case
+                    when h.xmin is null
+                        then 'catalog_xmin, which keeps dead rows in the system catalogues, not in the queue''s tables'
+                    else 'xmin'
+                end,
+                h.held
+            ),
+            case
+                when not h.active then
+                    format('start its reader, or, if there is none: select pg_drop_replication_slot(%L)', h.slot_name)
+                when h.xmin is null then
+                    format('let its reader (pid %s) catch up: find what keeps it back', h.active_pid)
+                else
+                    v_feedback_off
+            end
+        from (
+            select
+                s.slot_name,
+                s.slot_type,
+                s.active,
+                s.active_pid,
+                s.xmin,
+                age(coalesce(s.xmin, s.catalog_xmin)) + v_missed as held,
+                -- Known from PostgreSQL 17 on.
+                case when not s.active then (to_jsonb(s) ->> 'inactive_since')::timestamptz end as since
+            from pg_replication_slots s
+            where s.wal_status is distinct from 'lost'
+        ) h
+        where h.held > 0 and (v_now - h.since >= v_older or h.held >= v_behind);
+    exception when insufficient_privilege then
+        v_refused := array_append(v_refused, sqlerrm);
+    end;
+
+    begin
+        return query
+        select
+            'vacuum held back',
+            case when v_now - p.prepared >= 10 * v_older then 'critical' else 'warning' end,
+            format('prepared transaction %s', p.gid),
+            format(
+                'of user %s, prepared for %s; it keeps its locks, too; transactions since it wrote: %s',
+                p.owner,
+                date_trunc('second', v_now - p.prepared),
+                age(p.transaction) - 1 + v_missed
+            ),
+            format('in database %s: commit prepared %L, or: rollback prepared %L', p.database, p.gid, p.gid)
+        from pg_prepared_xacts p
+        where p.database = current_database() and v_now - p.prepared >= v_older;
+
+        v_taking := v_taking
+            || array(select p.transaction from pg_prepared_xacts p where p.database = current_database());
+    exception when insufficient_privilege then
+        v_refused := array_append(v_refused, sqlerrm);
+    end;
+
+    begin
+        return query
+        select
+            'dead rows',
+            case when t.n_dead_tup > 500000 then 'critical' else 'warning' end,
+            format('table %I.%I', t.schemaname, t.relname),
+            format(
+                '%s dead rows and %s live ones; last vacuum: %s, last autovacuum: %s',
+                t.n_dead_tup,
+                t.n_live_tup,
+                coalesce(date_trunc('second', t.last_vacuum)::text, 'never'),
+                coalesce(date_trunc('second', t.last_autovacuum)::text, 'never')
+            ),
+            format(
+                'end what holds vacuum back, if a row here says so; then: vacuum %I.%I',
+                t.schemaname,
+                t.relname
+            )
+        from pg_stat_user_tables t
+        where t.relid in ('queue_job'::regclass, 'queue_dead'::regclass)
+            and t.n_dead_tup > 50000
+            and t.n_dead_tup > 5 * t.n_live_tup;
+    exception when insufficient_privilege then
+        v_refused := array_append(v_refused, sqlerrm);
+    end;
+
+    -- One queue for the whole server. Its tail can't pass a session that listens and is in a
+    -- transaction, or doesn't read what it is sent, whatever its database.
+    begin
+        v_usage := pg_notification_queue_usage();
+        return query
+        select
+            'notification queue filling',
+            case when v_usage > 0.5 then 'critical' else 'warning' end,
+            'notification queue'::text,
+            format('%s %% full. When it is full, every put that notifies fails', round((v_usage * 100)::numeric, 1)),
+            'end the long transaction of the session that listens: one of those that a row here calls a stuck '
+            || 'listener. Until then puts go through with notify => false'
+        where v_usage > 0.1;
+
+        return query
+        select
+            'listener stuck',
+            case when v_usage > 0.5 then 'critical' else 'warning' end,
+            format('pid %s', a.pid),
+            format(
+                'database %s, user %s, application %L, %s, in a transaction for %s: if it listens, it may hold the '
+                'notifications of all',
+                a.datname,
+                a.usename,
+                a.application_name,
+                a.state,
+                date_trunc('second', v_now - a.xact_start)
+            ),
+            format('end its transaction, or: select pg_terminate_backend(%s)', a.pid)
+        from pg_stat_activity a
+        where v_usage > 0.1
+            and a.backend_type = 'client backend'
+            and a.pid <> pg_backend_pid()
+            and v_now - a.xact_start >= v_older;
+    exception when insufficient_privilege then
+        v_refused := array_append(v_refused, sqlerrm);
+    end;
+
+    -- Jobs that nobody takes. From name to name along the index, and at each no more than the
+    -- first 1,000 jobs. This looks at all queues, so it is the one that names none.
+    v_paused := array(select s.queue from queue_setting s where s.paused order by s.queue);
+    v_queue := (
+        select w.queue
+        from queue_job w
+        where w.ready_at is not null
+        order by w.queue, w.ready_at
+        limit 1
+    );
+    while v_queue is not null loop
+        select
+            count(*) >= 1000,
+            count(*) filter (where l.is_free and l.receipt is not null),
+            min(l.lease_until) filter (where l.is_free and l.receipt is not null),
+            count(*) filter (where l.is_free and l.receipt is null),
+            min(l.ready_at) filter (where l.is_free and l.receipt is null)
+        into v_more, v_leases, v_lease_end, v_due, v_due_since
+        from (
+            select
+                j.receipt,
+                j.ready_at,
+                coalesce(j.lease_until, j.ready_at) as lease_until,
+                -- The lease may have been extended, and whoever takes the job at this moment
+                -- is the last who wrote to the row.
+                (j.receipt is null or coalesce(j.lease_until, j.ready_at) <= v_before)
+                    and j.xmax <> all (v_taking) as is_free
+            from queue_job j
+            where j.queue = v_queue and j.ready_at is not null and j.ready_at <= v_before
+            order by j.ready_at
+            limit 1000
+        ) l;
+
+        if v_leases + v_due > 0 and v_queue <> all (v_paused) then
+            return query
+            select
+                o.what,
+                case when v_now - o.since >= 10 * v_older then 'critical' else 'warning' end,
+                format('queue %s', v_queue),
+                format(
+                    'jobs %s, and nobody takes them: %s%s, the first for %s',
+                    o.condition,
+                    o.jobs,
+                    case when v_more then ' or more' end,
+                    date_trunc('second', v_now - o.since)
+                ),
+                format('start a worker for this queue, or: select %I.queue_maintain()', v_schema)
+            from (
+                values
+                    ('leases overdue', v_leases, v_lease_end, 'whose lease has run out'),
+                    ('due jobs overdue', v_due, v_due_since, 'that have come due')
+            ) o (what, jobs, since, condition)
+            where o.jobs > 0;
+        end if;
+
+        v_queue := (
+            select w.queue
+            from queue_job w
+            where w.ready_at is not null and w.queue > v_queue
+            order by w.queue, w.ready_at
+            limit 1
+        );
+    end loop;
+
+    foreach v_queue in array v_paused loop
+        return query
+        select
+            'paused with jobs',
+            'warning'::text,
+            format('queue %s', v_queue),
+            format(
+                'the queue is paused, and jobs wait: %s%s, the first for %s',
+                count(*) filter (where l.since <= v_before),
+                case when count(*) >= 1000 then ' or more' end,
+                date_trunc('second', v_now - min(l.since))
+            ),
+            format('select %I.queue_resume(%L)', v_schema, v_queue)
+        from (
+            (
+                select greatest(j.enqueued_at, j.schedule_at) as since
+                from queue_job j
+                where j.queue = v_queue and j.ready_at is null
+                order by j.rank, j.expected_at, j.id
+                limit 1000
+            )
+            union all
+            (
+                select j.ready_at
+                from queue_job j
+                where j.queue = v_queue and j.ready_at is not null and j.ready_at <= v_before
+                order by j.ready_at
+                limit 1000
+            )
+        ) l
+        having min(l.since) <= v_before;
+    end loop;
+
+    begin
+        return query
+        select
+            o.what,
+            o.severity,
+            format('setting %s', s.name),
+            format('%s = %s (source: %s): %s', s.name, s.setting, s.source, o.effect),
+            case s.source
+                when 'session' then format('set %s = on', s.name)
+                when 'client' then format('take it out of the options of the connection, or: set %s = on', s.name)
+                when 'user' then format('alter role %I reset %s; then connect anew', session_user, s.name)
+                when 'database' then format('alter database %I reset %s; then connect anew', current_database(), s.name)
+                when 'database user' then
+                    format(
+                        'alter role %I in database %I reset %s; then connect anew',
+                        session_user,
+                        current_database(),
+                        s.name
+                    )
+                when 'command line' then format('start the server without %s=%s among its options', s.name, s.setting)
+                else format('alter system set %s = on; select pg_reload_conf()', s.name)
+            end
+        from (
+            values
+                ('autovacuum', 'autovacuum off', 'critical', 'dead rows stay, and each take gets slower'),
+                ('track_counts', 'autovacuum off', 'critical', 'autovacuum can''t tell which tables need it'),
+                ('fsync', 'crash may lose jobs', 'critical', 'a crash of the machine may lose or ruin all data'),
+                ('full_page_writes', 'crash may lose jobs', 'warning', 'a crash of the machine may leave torn pages'),
+                ('synchronous_commit', 'crash may lose jobs', 'warning', 'a crash may lose the last jobs that were put')
+        ) o (name, what, severity, effect)
+        join pg_settings s on s.name = o.name and s.setting = 'off';
+    exception when insufficient_privilege then
+        v_refused := array_append(v_refused, sqlerrm);
+    end;
+
+    return query
+    select
+        'autovacuum off',
+        case when t.name = 'queue_job' then 'critical' else 'warning' end,
+        format('table %I.%I', v_schema, t.name),
+        format('%s = %s: dead rows stay', o.option, o.value),
+        format('alter table %I.%I reset (%s)', v_schema, t.name, o.option)
+    from unnest(array['queue_job', 'queue_dead', 'queue_setting']) t (name)
+    join pg_class c on c.oid = t.name::regclass
+    left join pg_class b on b.oid = c.reltoastrelid
+    cross join lateral (
+        select r.option_name, r.option_value from pg_options_to_table(c.reloptions) r
+        union all
+        select 'toast.' || r.option_name, r.option_value from pg_options_to_table(b.reloptions) r
+    ) o (option, value)
+    where o.option in ('autovacuum_enabled', 'toast.autovacuum_enabled') and not o.value::boolean;
+
+    return query
+    select
+        'wraparound near',
+        case when age(d.datfrozenxid) > 1800000000 then 'critical' else 'warning' end,
+        format('database %s', d.datname),
+        format(
+            'transactions since the oldest row that is not frozen: %s. At about 2,100,000,000 all writes stop',
+            age(d.datfrozenxid)
+        ),
+        'end what holds vacuum back, if a row here says so; then, in this database: vacuum (freeze)'
+    from pg_database d
+    where d.datname = current_database() and age(d.datfrozenxid) > 1000000000;
+
+    return query
+    select
+        'limited view',
+        'warning'::text,
+        format('role %s', current_user),
+        'the owner of the queue may not see what other sessions do: sessions are judged by transactions, not by '
+        || 'time, and stuck listeners are not seen'
+        || coalesce('. ' || array_to_string(nullif(v_refused, '{}'), '. '), ''),
+        format('grant pg_monitor to %I', current_user)
+        || case when v_refused <> '{}' then format('; and grant to %I what PUBLIC has lost', current_user) else '' end
+    where not pg_has_role('pg_read_all_stats', 'usage') or v_refused <> '{}';
+end
+$$;
+
+comment on function queue_health is $$
+What hurts the queue at this moment: one row for each thing found, none if all is well.
+
+It looks at the whole server as far as that touches the queue, reads only, works on a standby,
+and takes a few milliseconds however many jobs there are. It never fails for lack of rights; what
+it can't see it says in a row. It shows neither jobs nor the text of queries.
+
+**older_than**: report what has lasted this long, by default 1 minute; ten times this makes it
+critical.
+**transactions**: where the time isn't known (slots before PostgreSQL 17, standbys, all sessions if
+the owner of the queue has no right to see them), report what has lasted for this many
+transactions of the server instead, by default 100,000; ten times this makes it critical.
+
+Returns **what** was found; **severity**, `warning` or `critical`; **subject**, the session, slot,
+table, queue or setting it is about; **detail**; and **remedy**, in words, with the command. By
+what:
+
+`vacuum held back`: a session of this database, a replication slot, a standby or a prepared
+transaction keeps dead rows from being removed; the queue gets slower from minute to minute.
+`dead rows`: a table has above 50,000 of them, and more than five for each live row.
+`notification queue filling`: above a tenth; above half is critical. `listener stuck`: while that
+is so, a session in a long transaction that may be the cause.
+`leases overdue`, `due jobs overdue`: jobs that could be taken, and nobody does. Jobs that are
+being taken at this moment don't count. `paused with jobs`: they wait, and the queue is paused.
+`autovacuum off`: on the server, or for a table of the queue.
+`crash may lose jobs`: fsync, full_page_writes or synchronous_commit is off in this session.
+`wraparound near`: above 1,000,000,000 transactions without a freezing vacuum.
+`limited view`: the owner of the queue may not see other sessions.
+
+    select * from queue_health() order by severity;
+$$;
+
+revoke all on function queue_health from public;
+
+-- functions/queue_lease.sql
+create or replace function queue_lease(
+    queue text,
+    count integer default 1,
+    lease interval default null,
+    consumer text default null
+)
+returns table (
+    id bigint,
+    receipt uuid,
+    lease_until timestamptz,
+    data jsonb,
+    data_text text,
+    data_bytes bytea,
+    priority integer,
+    enqueued_at timestamptz,
+    schedule_at timestamptz,
+    expected_at timestamptz,
+    attempts integer,
+    max_attempts integer,
+    last_error text,
+    progress_count bigint,
+    dedupe_key text,
+    headers jsonb
+)
+language plpgsql
+volatile
+rows 1
+security definer
+set search_path from current
+-- As in queue_get.
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_sort = off
+set jit = off
+as $$
+#variable_conflict use_column
+declare
+    v_now timestamptz := clock_timestamp();
+    v_receipt uuid := gen_random_uuid();
+    v_paused boolean;
+    v_due boolean;
+    v_lease_for interval;
+    v_promoted bigint[] := '{}';
+    v_ids bigint[];
+    v_id bigint;
+begin
+    if octet_length(queue_lease.queue) between 1 and 255 is not true then
+        perform _queue_refuse_name(queue_lease.queue);
+    end if;
+    if queue_lease.count >= 1 is not true then
+        perform _queue_refuse_count(queue_lease.count);
+    end if;
+
+    select
+        s.paused,
+        s.lease_for,
+        (
+            select j.ready_at
+            from queue_job j
+            where j.queue = queue_lease.queue and j.ready_at is not null
+            order by j.ready_at
+            limit 1
+        ) <= v_now
+    into v_paused, v_lease_for, v_due
+    from (select) as always
+    left join queue_setting s on s.queue = queue_lease.queue;
+    if v_paused then
+        return;
+    end if;
+    queue_lease.lease := coalesce(queue_lease.lease, v_lease_for, '5 minutes');
+    if queue_lease.lease <= interval '0' or not isfinite(queue_lease.lease) then
+        perform _queue_refuse_lease(queue_lease.lease);
+    end if;
+    if v_due then
+        -- In steps of a bounded size, as in queue_get.
+        v_promoted := _queue_promote(queue_lease.queue, v_now, greatest(100, queue_lease.count));
+    end if;
+
+    v_ids := array(
+        select j.id
+        from queue_job j
+        where j.queue = queue_lease.queue and j.ready_at is null
+        order by j.rank, j.expected_at, j.id
+        limit queue_lease.count
+        for update skip locked
+    );
+    -- One by one, as in queue_get; large data stay where they are, out of line.
+    foreach v_id in array v_ids loop
+        return query
+        update queue_job j
+        set ready_at = v_now + queue_lease.lease,
+            lease_until = v_now + queue_lease.lease,
+            receipt = v_receipt,
+            consumer = queue_lease.consumer,
+            attempts = j.attempts + 1
+        where j.queue = queue_lease.queue and j.id = v_id
+        returning
+            j.id,
+            j.receipt,
+            j.lease_until,
+            j.data,
+            j.data_text,
+            j.data_bytes,
+            - j.rank,
+            j.enqueued_at,
+            j.schedule_at,
+            nullif(j.expected_at, 'infinity'),
+            j.attempts,
+            j.max_attempts,
+            j.last_error,
+            j.progress_count,
+            j.dedupe_key,
+            j.headers;
+    end loop;
+
+    -- Takers that came by meanwhile could not see what was promoted here, and sleep.
+    if cardinality(v_promoted) > 0 then
+        if exists (select unnest(v_promoted) except select unnest(v_ids)) then
+            perform pg_notify(queue_channel(queue_lease.queue), '');
+        end if;
+    end if;
+end
+$$;
+
+comment on function queue_lease is $$
+Lease jobs of a queue: the caller holds them for a time, in no transaction.
+
+For work that takes more than a second or so, where a transaction kept open would hold back
+vacuum for the whole server. Commit at once; then work; then `queue_complete` removes the
+job. A job that is not completed comes back: at once with `queue_release`, after a pause
+with `queue_error`, and when the lease runs out, by itself. So each job is done at least
+once, and a consumer that stops or dies in the middle leaves its work to be done again.
+
+Each lease has a receipt of its own. Only with it, and only until the lease runs out, can
+the job be completed, failed, extended or returned: a consumer that was away for too long
+can't disturb the one that has the job now.
+
+A lease counts as an attempt from its beginning. A job whose attempts are used up (its
+`max_attempts`, or those of the queue, or 5) goes to the dead: see `queue_dead_list`.
+
+Jobs come in the order of `queue_get`. A paused queue gives none.
+
+**queue**: name of the queue.
+**count**: lease up to this many, 1 by default.
+**lease**: for how long, by default as the queue says (`queue_create`), or 5 minutes. What
+takes longer can be extended with `queue_progress`.
+**consumer**: a name for whoever works on it, kept with the job for those who look.
+
+Returns one row for each job, none if there is nothing to take: the columns of `queue_get`
+but the consumer, the **receipt**, and **lease_until**, when the lease runs out. **attempts** counts this one.
+
+Errors: 22023 for a bad name, a count below 1 or a lease that is not above zero; 22008 for
+one that ends beyond the calendar; 40001 above READ COMMITTED, where another transaction
+took the job first: roll back and try again.
+
+    select id, receipt, data from queue_lease('apples', lease => '10 minutes');
+$$;
+
+revoke all on function queue_lease from public;
+
+-- functions/queue_lease_any.sql
+create or replace function queue_lease_any(
+    queues text[],
+    count integer default 1,
+    lease interval default null,
+    consumer text default null
+)
+returns table (
+    queue text,
+    id bigint,
+    receipt uuid,
+    lease_until timestamptz,
+    data jsonb,
+    data_text text,
+    data_bytes bytea,
+    priority integer,
+    enqueued_at timestamptz,
+    schedule_at timestamptz,
+    expected_at timestamptz,
+    attempts integer,
+    max_attempts integer,
+    last_error text,
+    progress_count bigint,
+    dedupe_key text,
+    headers jsonb
+)
+language plpgsql
+volatile
+rows 1
+security definer
+set search_path from current
+as $$
+#variable_conflict use_column
+declare
+    v_queue text;
+    v_left integer := count;
+    v_rows bigint;
+begin
+    if queue_lease_any.count >= 1 is not true then
+        perform _queue_refuse_count(queue_lease_any.count);
+    end if;
+    foreach v_queue in array coalesce(queues, '{}') loop
+        return query
+        select
+            v_queue, g.id, g.receipt, g.lease_until, g.data, g.data_text, g.data_bytes, g.priority,
+            g.enqueued_at, g.schedule_at, g.expected_at, g.attempts, g.max_attempts, g.last_error,
+            g.progress_count, g.dedupe_key, g.headers
+        from queue_lease(v_queue, v_left, queue_lease_any.lease, queue_lease_any.consumer) g;
+        get diagnostics v_rows = row_count;
+        v_left := v_left - v_rows;
+        exit when v_left = 0;
+    end loop;
+end
+$$;
+
+comment on function queue_lease_any is $$
+Lease jobs of several queues, as `queue_lease` does of one.
+
+The first queue that has jobs gives them, then the next, until the count is reached. To be
+fair to all, begin each call with another queue.
+
+**queues**: names of the queues, in the order in which they are asked.
+**count**, **lease**, **consumer**: as in `queue_lease`; the count is of all queues together.
+
+Returns one row for each job with the name of its queue, none if there is nothing to take.
+
+Errors: those of `queue_lease`.
+
+    select queue, id, receipt, data from queue_lease_any(array['urgent', 'apples']);
+$$;
+
+revoke all on function queue_lease_any from public;
+
 -- functions/queue_list.sql
 create or replace function queue_list(
     queue text,
@@ -967,12 +2440,12 @@ begin
     if queue_list.count < 1 then
         perform _queue_refuse_count(queue_list.count);
     end if;
-    -- In three parts, so that the first of a million jobs are read from an index.
+    -- In four parts, so that the first of a million jobs are read from an index.
     return query
     select
         l.id, l.data, l.data_text, l.data_bytes, - l.rank, l.enqueued_at, l.schedule_at,
         nullif(l.expected_at, 'infinity'), l.attempts, l.max_attempts, l.last_error,
-        l.progress_count, l.consumer, l.dedupe_key, l.headers, l.ready_at
+        l.progress_count, l.consumer, l.dedupe_key, l.headers, greatest(l.ready_at, l.lease_until)
     from (
         (
             select j.*
@@ -985,7 +2458,10 @@ begin
         (
             select j.*
             from queue_job j
-            where j.queue = queue_list.queue and j.ready_at is not null and j.ready_at <= v_now
+            where j.queue = queue_list.queue
+                and j.ready_at is not null
+                and j.ready_at <= v_now
+                and (j.lease_until is null or j.lease_until <= v_now)
             order by j.rank, j.expected_at, j.id
             limit queue_list.count
         )
@@ -997,9 +2473,22 @@ begin
             order by j.ready_at
             limit queue_list.count
         )
+        union all
+        -- Leases that heartbeats have extended beyond the time they are found by.
+        (
+            select j.*
+            from queue_job j
+            where queue_list.scheduled
+                and j.queue = queue_list.queue
+                and j.ready_at is not null
+                and j.ready_at <= v_now
+                and j.lease_until > v_now
+            order by j.ready_at
+            limit queue_list.count
+        )
     ) l
     -- All that could be taken now counts as due now, and sorts as it would be taken.
-    order by coalesce(greatest(l.ready_at, v_now), v_now), l.rank, l.expected_at, l.id
+    order by coalesce(greatest(l.ready_at, l.lease_until, v_now), v_now), l.rank, l.expected_at, l.id
     limit queue_list.count;
 end
 $$;
@@ -1012,7 +2501,7 @@ could be taken now, the one due first before the others. Jobs that a transaction
 at this moment are still listed.
 
 **queue**: name of the queue.
-**scheduled**: true also lists the jobs that wait for their time.
+**scheduled**: true also lists the jobs that wait: scheduled, backing off or leased.
 **count**: list this many at most; by default all of them, which is a lot for a long queue.
 
 Returns one row for each job: what `queue_get` returns, and `ready_at`, the time a waiting
@@ -1063,6 +2552,146 @@ $$;
 
 revoke all on function queue_pause from public;
 
+-- functions/queue_progress.sql
+create or replace function queue_progress(
+    queue text,
+    id bigint,
+    receipt uuid,
+    progress bigint default null,
+    lease interval default null
+)
+returns boolean
+language plpgsql
+volatile
+security definer
+set search_path from current
+set enable_seqscan = off
+as $$
+#variable_conflict use_column
+declare
+    v_now timestamptz := clock_timestamp();
+    v_until timestamptz;
+    v_ready_at timestamptz;
+begin
+    if octet_length(queue_progress.queue) between 1 and 255 is not true then
+        perform _queue_refuse_name(queue_progress.queue);
+    end if;
+    if queue_progress.lease <= interval '0' or not isfinite(queue_progress.lease) then
+        perform _queue_refuse_lease(queue_progress.lease);
+    end if;
+    v_until := v_now + coalesce(
+        queue_progress.lease,
+        (select s.lease_for from queue_setting s where s.queue = queue_progress.queue),
+        '5 minutes'
+    );
+    update queue_job j
+    set progress_count = coalesce(queue_progress.progress, j.progress_count),
+        lease_until = case when queue_progress.lease is null then greatest(j.lease_until, v_until) else v_until end,
+        -- Indexed, so it moves as seldom as can be: back to a lease made shorter, and on when
+        -- it has passed, unless somebody who came by has done that.
+        ready_at = case
+            when v_until < j.ready_at and queue_progress.lease is not null then v_until
+            when j.ready_at <= v_now then v_until
+            else j.ready_at
+        end
+    where j.queue = queue_progress.queue
+        and j.id = queue_progress.id
+        and j.receipt = queue_progress.receipt
+        and j.lease_until > v_now
+    returning j.ready_at into v_ready_at;
+    if not found then
+        return false;
+    end if;
+    if queue_progress.lease is not null and v_ready_at = v_until then
+        -- It may end earlier than sleepers reckon with.
+        perform pg_notify(queue_channel(queue_progress.queue), '');
+    end if;
+    return true;
+end
+$$;
+
+comment on function queue_progress is $$
+Extend a lease, and note how far the work is.
+
+Costs little (one row is changed, as a rule no index), so call it well before the lease runs
+out, at a third of it for example.
+
+**queue**, **id**, **receipt**: as `queue_lease` gave them.
+**progress**: any number, kept as `progress_count`; null leaves it as it is.
+**lease**: the lease ends this long from now. By default as the queue says
+(`queue_create`), or 5 minutes, and never earlier than it would have.
+
+Returns false if the lease is no longer good: stop working, somebody else may have the job.
+
+Errors: 22023 for a bad name or a lease that is not above zero; 22008 for one that ends
+beyond the calendar.
+
+    select queue_progress('apples', 42, '3d3a1ad4-2a1f-4ba1-9e13-5a3fcb8b2fd0', 70);
+$$;
+
+revoke all on function queue_progress from public;
+
+-- functions/queue_progress_many.sql
+create or replace function queue_progress_many(
+    queue text,
+    ids bigint[],
+    receipts uuid[],
+    lease interval default null
+)
+returns table (
+    id bigint,
+    done boolean
+)
+language plpgsql
+volatile
+security definer
+set search_path from current
+set enable_seqscan = off
+as $$
+#variable_conflict use_column
+declare
+    v_done boolean[];
+    v_job record;
+begin
+    if octet_length(queue_progress_many.queue) between 1 and 255 is not true then
+        perform _queue_refuse_name(queue_progress_many.queue);
+    end if;
+    if cardinality(ids) <> cardinality(receipts) is not false then
+        perform _queue_refuse_sizes('receipts', cardinality(receipts), cardinality(ids));
+    end if;
+    v_done := array_fill(false, array[cardinality(ids)]);
+    -- In the order of the ids: two calls that share jobs wait for each other, and don't lock
+    -- each other out.
+    for v_job in
+        select u.id, u.receipt, u.n
+        from unnest(ids, receipts) with ordinality as u (id, receipt, n)
+        order by u.id
+    loop
+        v_done[v_job.n] := v_job.receipt is not null
+            and queue_progress(queue_progress_many.queue, v_job.id, v_job.receipt, lease => queue_progress_many.lease);
+    end loop;
+    return query
+    select u.id, u.done from unnest(ids, v_done) with ordinality as u (id, done, n) order by u.n;
+end
+$$;
+
+comment on function queue_progress_many is $$
+As `queue_progress`, for many jobs at once: the heartbeat of a consumer.
+
+**queue**: name of the queue; **ids**, **receipts**: the jobs, as `queue_lease` gave them.
+**lease**: as there, for all of them.
+
+Returns a row for each job, in the order given: **done** is false where the lease is no
+longer good, and nothing was changed.
+
+Errors: those of `queue_progress`; 2202E where there are not as many receipts as ids.
+
+    select id, done
+    from queue_progress_many('apples', '{42, 43}', array['3d3a1ad4-2a1f-4ba1-9e13-5a3fcb8b2fd0', null]::uuid[]);
+$$;
+
+revoke all on function queue_progress_many from public;
+
 -- functions/queue_put.sql
 create or replace function queue_put(
     queue text,
@@ -1091,6 +2720,7 @@ declare
     v_schedule_at timestamptz;
     v_expected_at timestamptz := 'infinity';
     v_id bigint;
+    v_allowed boolean := false;
 begin
     if octet_length(queue_put.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_put.queue);
@@ -1112,12 +2742,14 @@ begin
 
     -- A job put again under its key waits here for a transaction that holds the key, and
     -- loops when that transaction took the job away between the insert and the look-up.
+    -- That a queue has limits is looked up by the insert itself, which is then repeated, for
+    -- a key that is there too: its job may be on its way out.
     loop
         insert into queue_job (
             queue, enqueued_at, ready_at, schedule_at, expected_at, rank,
             dedupe_key, headers, max_attempts, data, data_text, data_bytes
         )
-        values (
+        select
             queue_put.queue,
             v_now,
             case when v_schedule_at > v_now then v_schedule_at end,
@@ -1130,14 +2762,32 @@ begin
             queue_put.data,
             queue_put.data_text,
             queue_put.data_bytes
+        where v_allowed or not exists (
+            select
+            from queue_setting s
+            where s.queue = queue_put.queue and num_nonnulls(s.max_bytes, s.max_depth) > 0
         )
         on conflict (queue, dedupe_key) where dedupe_key is not null do nothing
         returning id into v_id;
         exit when found;
         v_id := _queue_find(queue_put.queue, queue_put.dedupe_key);
-        if v_id is not null then
+        if v_id is not null and (v_allowed or not exists (
+            select
+            from queue_setting s
+            where s.queue = queue_put.queue and num_nonnulls(s.max_bytes, s.max_depth) > 0
+        )) then
             return v_id;
         end if;
+        perform _queue_check_limits(
+            queue_put.queue,
+            coalesce(
+                octet_length(queue_put.data::text),
+                octet_length(queue_put.data_text),
+                octet_length(queue_put.data_bytes)
+            ),
+            case when v_id is null then 1 else 0 end
+        );
+        v_allowed := true;
     end loop;
 
     if queue_put.notify then
@@ -1160,8 +2810,9 @@ making.
 priority the one expected earlier comes first, and one without an expectation last.
 **priority**: higher comes first; 0 by default, negative is fine.
 **dedupe_key**: while a job with this key is in the queue, another put with the same key
-stores nothing and returns the id of the job that is there. A put waits for the end of a
-transaction that is putting or taking the job with its key.
+stores nothing and returns the id of the job that is there (`queue_put_many` also tells which
+it was). A put waits for the end of a transaction that is putting or taking the job with its
+key.
 **headers**: anything for the consumer that is not the data, a trace context for example.
 **max_attempts**: how often the job may be tried before it counts as dead; by default as
 the queue says.
@@ -1177,7 +2828,8 @@ Errors: 22023 for a bad name or arguments that exclude each other; 22008 for an 
 impossible time; 22003 for the priority -2147483648, which has no opposite; 22P02, 22P05 or
 54001 for text that is not JSON, is not Unicode or is nested too deep; 40001 where the key
 is being put by another transaction and the isolation level is above READ COMMITTED; 40P01
-where two transactions that hold a key each wait for the other's.
+where two transactions that hold a key each wait for the other's; QU001 where the queue is
+full, QU002 where the data are too large for it (see `queue_create`).
 
     select queue_put('apples', '{"kind": "Cox"}');
     select queue_put('apples', '{"kind": "Cox"}', schedule_in => '5m', priority => 10);
@@ -1201,7 +2853,10 @@ create or replace function queue_put_many(
     data_bytes bytea[] default null,
     notify boolean default true
 )
-returns setof bigint
+returns table (
+    id bigint,
+    is_new boolean
+)
 language plpgsql
 volatile
 security definer
@@ -1251,6 +2906,33 @@ begin
     if v_size = 0 then
         return;
     end if;
+    if exists (
+        select
+        from queue_setting s
+        where s.queue = queue_put_many.queue and num_nonnulls(s.max_bytes, s.max_depth) > 0
+    ) then
+        perform _queue_check_limits(
+            queue_put_many.queue,
+            (
+                select max(coalesce(
+                    octet_length(u.data::text),
+                    octet_length(u.data_text),
+                    octet_length(u.data_bytes),
+                    octet_length('null')
+                ))
+                from unnest(queue_put_many.data, queue_put_many.data_text, queue_put_many.data_bytes)
+                    as u (data, data_text, data_bytes)
+            ),
+            case
+                when queue_put_many.dedupe_keys is null then v_size
+                else (
+                    select count(distinct k) filter (where _queue_find(queue_put_many.queue, k) is null)
+                        + count(*) filter (where k is null)
+                    from unnest(queue_put_many.dedupe_keys) as k
+                )
+            end
+        );
+    end if;
 
     if queue_put_many.dedupe_keys is null then
         -- Ids are given out in the order in which the rows arrive at the insert.
@@ -1274,7 +2956,7 @@ begin
         from unnest(queue_put_many.data, queue_put_many.data_text, queue_put_many.data_bytes)
             with ordinality as u (data, data_text, data_bytes, n)
         order by u.n
-        returning id;
+        returning id, true;
         v_inserted := v_size;
     else
         -- Ids in the order of the array, rows in the order of the keys: two batches that
@@ -1329,7 +3011,10 @@ begin
             );
             exit when array_position(v_ids, null) is null;
         end loop;
-        return query select u.id from unnest(v_ids) with ordinality as u (id, n) order by u.n;
+        return query
+        select u.id, u.id = u.new_id
+        from unnest(v_ids, v_new_ids) with ordinality as u (id, new_id, n)
+        order by u.n;
     end if;
 
     if queue_put_many.notify and v_inserted > 0 then
@@ -1348,16 +3033,212 @@ Put many jobs into a queue at once, in one statement: all of them or none.
 
 The other arguments are those of `queue_put` and hold for every job of the batch.
 
-Returns the jobs' ids in the order of the array. Where a key is already in the queue, or
-twice in the batch, it is the id of the job that is there.
+Returns a row for each job in the order of the array: its **id**, and **is_new**, false where
+its key is already in the queue, or twice in the batch: then it is the id of the job that is
+there.
 
 Errors: those of `queue_put`; 2202E where the number of keys is not the number of jobs;
 22004 for a null text.
 
-    select * from queue_put_many('apples', array['{"kind": "Cox"}', '{"kind": "Gala"}']::jsonb[]);
+    select id, is_new from queue_put_many('apples', array['{"kind": "Cox"}', '{"kind": "Gala"}']::jsonb[]);
 $$;
 
 revoke all on function queue_put_many from public;
+
+-- functions/queue_redrive.sql
+create or replace function queue_redrive(
+    queue text,
+    ids bigint[] default null,
+    reason_like text default null,
+    died_after timestamptz default null,
+    died_before timestamptz default null,
+    count integer default null
+)
+returns bigint
+language plpgsql
+volatile
+security definer
+set search_path from current
+set enable_seqscan = off
+as $$
+#variable_conflict use_column
+declare
+    v_rows bigint;
+begin
+    if octet_length(queue_redrive.queue) between 1 and 255 is not true then
+        perform _queue_refuse_name(queue_redrive.queue);
+    end if;
+    if queue_redrive.count < 1 then
+        perform _queue_refuse_count(queue_redrive.count);
+    end if;
+    -- In the order of the keys, as queue_put_many: no deadlock with batches that share them.
+    with chosen as (
+        select d.*
+        from queue_dead d
+        where d.queue = queue_redrive.queue
+            and (queue_redrive.ids is null or d.id = any (queue_redrive.ids))
+            and (queue_redrive.reason_like is null or d.reason like queue_redrive.reason_like)
+            and (queue_redrive.died_after is null or d.died_at >= queue_redrive.died_after)
+            and (queue_redrive.died_before is null or d.died_at < queue_redrive.died_before)
+        order by d.died_at, d.id
+        limit queue_redrive.count
+        for update skip locked
+    ), back as (
+        insert into queue_job (
+            id, queue, enqueued_at, schedule_at, expected_at, rank, max_attempts, last_error, progress_count,
+            dedupe_key, headers, history, data, data_text, data_bytes
+        )
+        overriding system value
+        select
+            c.id, c.queue, coalesce(c.enqueued_at, c.died_at), c.schedule_at, coalesce(c.expected_at, 'infinity'),
+            - c.priority, c.max_attempts, c.last_error, c.progress_count, c.dedupe_key, c.headers, c.history, c.data,
+            c.data_text, c.data_bytes
+        from chosen c
+        order by c.dedupe_key collate "C", c.died_at, c.id
+        -- Of the key, or of the id, where a job was buried that is still in the queue.
+        on conflict do nothing
+        returning id
+    )
+    delete from queue_dead d
+    using back b
+    where d.queue = queue_redrive.queue and d.id = b.id;
+    get diagnostics v_rows = row_count;
+    if v_rows > 0 then
+        perform pg_notify(queue_channel(queue_redrive.queue), '');
+    end if;
+    return v_rows;
+end
+$$;
+
+comment on function queue_redrive is $$
+Put dead jobs back into the queue they came from: all of them, or those that the arguments
+choose. They keep their ids and their history, are ready at once, and may be tried as often
+as new ones.
+
+**queue**: name of the queue.
+**ids**: these jobs only.
+**reason_like**: only those whose reason matches this pattern of LIKE, `'%timeout%'` for example.
+**died_after**, **died_before**: only those that died at or after, or before, these times.
+**count**: this many at most, those that died first.
+
+Returns how many are back. One whose dedupe_key another job in the queue has by now stays
+among the dead, and so do those that another transaction is redriving or removing at this
+moment.
+
+Errors: 22023 for a bad name or a count below 1.
+
+    select queue_redrive('apples', reason_like => '%timeout%');
+$$;
+
+revoke all on function queue_redrive from public;
+
+-- functions/queue_release.sql
+create or replace function queue_release(
+    queue text,
+    id bigint,
+    receipt uuid
+)
+returns boolean
+language plpgsql
+volatile
+security definer
+set search_path from current
+set enable_seqscan = off
+as $$
+#variable_conflict use_column
+declare
+    v_now timestamptz := clock_timestamp();
+begin
+    if octet_length(queue_release.queue) between 1 and 255 is not true then
+        perform _queue_refuse_name(queue_release.queue);
+    end if;
+    update queue_job j
+    set ready_at = null, lease_until = null, receipt = null, consumer = null, attempts = j.attempts - 1
+    where j.queue = queue_release.queue
+        and j.id = queue_release.id
+        and j.receipt = queue_release.receipt
+        and j.lease_until > v_now;
+    if not found then
+        return false;
+    end if;
+    perform pg_notify(queue_channel(queue_release.queue), '');
+    return true;
+end
+$$;
+
+comment on function queue_release is $$
+Return a leased job to the queue, at once and as if it had not been taken: the attempt does
+not count. For a consumer that is told to stop.
+
+**queue**, **id**, **receipt**: as `queue_lease` gave them.
+
+Returns false if the lease is no longer good. Then nothing was changed.
+
+Errors: 22023 for a bad name.
+
+    select queue_release('apples', 42, '3d3a1ad4-2a1f-4ba1-9e13-5a3fcb8b2fd0');
+$$;
+
+revoke all on function queue_release from public;
+
+-- functions/queue_release_many.sql
+create or replace function queue_release_many(
+    queue text,
+    ids bigint[],
+    receipts uuid[]
+)
+returns table (
+    id bigint,
+    done boolean
+)
+language plpgsql
+volatile
+security definer
+set search_path from current
+set enable_seqscan = off
+as $$
+#variable_conflict use_column
+declare
+    v_done boolean[];
+    v_job record;
+begin
+    if octet_length(queue_release_many.queue) between 1 and 255 is not true then
+        perform _queue_refuse_name(queue_release_many.queue);
+    end if;
+    if cardinality(ids) <> cardinality(receipts) is not false then
+        perform _queue_refuse_sizes('receipts', cardinality(receipts), cardinality(ids));
+    end if;
+    v_done := array_fill(false, array[cardinality(ids)]);
+    -- In the order of the ids: two calls that share jobs wait for each other, and don't lock
+    -- each other out.
+    for v_job in
+        select u.id, u.receipt, u.n
+        from unnest(ids, receipts) with ordinality as u (id, receipt, n)
+        order by u.id
+    loop
+        v_done[v_job.n] := v_job.receipt is not null
+            and queue_release(queue_release_many.queue, v_job.id, v_job.receipt);
+    end loop;
+    return query
+    select u.id, u.done from unnest(ids, v_done) with ordinality as u (id, done, n) order by u.n;
+end
+$$;
+
+comment on function queue_release_many is $$
+As `queue_release`, for many jobs at once.
+
+**queue**: name of the queue; **ids**, **receipts**: the jobs, as `queue_lease` gave them.
+
+Returns a row for each job, in the order given: **done** is false where the lease is no
+longer good, and nothing was changed.
+
+Errors: those of `queue_release`; 2202E where there are not as many receipts as ids.
+
+    select id, done
+    from queue_release_many('apples', '{42, 43}', array['3d3a1ad4-2a1f-4ba1-9e13-5a3fcb8b2fd0', null]::uuid[]);
+$$;
+
+revoke all on function queue_release_many from public;
 
 -- functions/queue_resume.sql
 create or replace function queue_resume(
@@ -1396,6 +3277,59 @@ Errors: 22023 for a bad name.
 $$;
 
 revoke all on function queue_resume from public;
+
+-- functions/queue_settings.sql
+create or replace function queue_settings(
+    queue text
+)
+returns table (
+    paused boolean,
+    max_attempts integer,
+    lease_for interval,
+    retry_in interval,
+    max_depth bigint,
+    max_bytes integer,
+    keep_dead_for interval
+)
+language plpgsql
+volatile
+security definer
+set search_path from current
+set enable_seqscan = off
+as $$
+#variable_conflict use_column
+begin
+    if octet_length(queue_settings.queue) between 1 and 255 is not true then
+        perform _queue_refuse_name(queue_settings.queue);
+    end if;
+    return query
+    select
+        coalesce(s.paused, false),
+        coalesce(s.max_attempts, 5),
+        coalesce(s.lease_for, '5 minutes'),
+        coalesce(s.retry_in, '10 seconds'),
+        s.max_depth,
+        s.max_bytes,
+        s.keep_dead_for
+    from (select) as always
+    left join queue_setting s on s.queue = queue_settings.queue;
+end
+$$;
+
+comment on function queue_settings is $$
+The settings that hold for a queue, the defaults among them.
+
+**queue**: name of the queue.
+
+Returns one row: **paused**, and the settings as `queue_create` describes them; null is no
+limit.
+
+Errors: 22023 for a bad name.
+
+    select * from queue_settings('apples');
+$$;
+
+revoke all on function queue_settings from public;
 
 -- functions/queue_stats.sql
 create or replace function queue_stats(
@@ -1446,13 +3380,14 @@ begin
     left join (
         select
             a.queue,
-            count(*) filter (where a.ready_at is null or a.ready_at <= v_now) as ready,
+            count(*) filter (where coalesce(greatest(a.ready_at, a.lease_until) <= v_now, true)) as ready,
             count(*) filter (where a.ready_at > v_now and a.receipt is null and a.attempts = 0) as scheduled,
             count(*) filter (where a.ready_at > v_now and a.receipt is null and a.attempts > 0) as retrying,
-            count(*) filter (where a.ready_at > v_now and a.receipt is not null) as leased,
+            count(*) filter (where a.lease_until > v_now) as leased,
             min(coalesce(a.ready_at, a.schedule_at, a.enqueued_at))
-                filter (where a.ready_at is null or a.ready_at <= v_now) as oldest_ready_at,
-            min(a.ready_at) filter (where a.ready_at > v_now) as next_due_at
+                filter (where coalesce(greatest(a.ready_at, a.lease_until) <= v_now, true)) as oldest_ready_at,
+            min(greatest(a.ready_at, a.lease_until)) filter (where greatest(a.ready_at, a.lease_until) > v_now)
+                as next_due_at
         from queue_job a
         where queue_stats.queue is null or a.queue = queue_stats.queue
         group by a.queue
@@ -1486,7 +3421,8 @@ create or replace function queue_update(
     id bigint,
     data jsonb default null,
     data_text text default null,
-    data_bytes bytea default null
+    data_bytes bytea default null,
+    receipt uuid default null
 )
 returns boolean
 language plpgsql
@@ -1496,6 +3432,8 @@ set search_path from current
 set enable_seqscan = off
 as $$
 #variable_conflict use_column
+declare
+    v_now timestamptz := clock_timestamp();
 begin
     if octet_length(queue_update.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_update.queue);
@@ -1509,10 +3447,32 @@ begin
     if num_nonnulls(queue_update.data_text, queue_update.data_bytes) = 0 then
         queue_update.data := coalesce(queue_update.data, 'null');
     end if;
-    perform
-    from queue_job j
-    where j.queue = queue_update.queue and j.id = queue_update.id
-    for update skip locked;
+    if exists (select from queue_setting s where s.queue = queue_update.queue and s.max_bytes is not null) then
+        perform _queue_check_limits(
+            queue_update.queue,
+            coalesce(
+                octet_length(queue_update.data::text),
+                octet_length(queue_update.data_text),
+                octet_length(queue_update.data_bytes)
+            ),
+            0
+        );
+    end if;
+    if queue_update.receipt is null then
+        perform
+        from queue_job j
+        where j.queue = queue_update.queue and j.id = queue_update.id
+        for update skip locked;
+    else
+        -- As a rule it is the consumer's own heartbeat that holds the row.
+        perform
+        from queue_job j
+        where j.queue = queue_update.queue
+            and j.id = queue_update.id
+            and j.receipt = queue_update.receipt
+            and j.lease_until > v_now
+        for update;
+    end if;
     if not found then
         return false;
     end if;
@@ -1530,12 +3490,15 @@ Replace the data of a job that is in the queue, ready or waiting. Nothing else o
 
 **queue**, **id**: the job.
 **data**: the new data as JSON; or **data_text** or **data_bytes**, as in `queue_put`.
+**receipt**: of a lease; then the data is replaced only while that lease is good.
 
-Returns true if the data was replaced; false if there is no such job, or a transaction is
-taking it at this moment (the call does not wait for that transaction's end).
+Returns true if the data was replaced; false if there is no such job, the receipt is no
+longer good, or, without a receipt, a transaction is taking it at this moment (the call does
+not wait for that transaction's end).
 
 Errors: 22023 for a bad name or more than one kind of data; 22P02, 22P05 or 54001 for text
-that is not JSON, is not Unicode or is nested too deep.
+that is not JSON, is not Unicode or is nested too deep; QU002 where the data are too large
+for the queue (see `queue_create`).
 
     select queue_update('apples', 42, '{"kind": "Gala"}');
 $$;
@@ -1587,13 +3550,27 @@ begin
     if exists (select from queue_setting s where s.queue = queue_wait.queue and s.paused) then
         return null;
     end if;
-    return (
-        select j.ready_at - v_now
-        from queue_job j
-        where j.queue = queue_wait.queue and j.ready_at is not null and j.ready_at > v_now
-        order by j.ready_at
-        limit 1
-    );
+    return least(
+        (
+            select j.ready_at
+            from queue_job j
+            where j.queue = queue_wait.queue and j.ready_at is not null and j.ready_at > v_now
+            order by j.ready_at
+            limit 1
+        ),
+        -- Leases that heartbeats have extended beyond the time they are found by.
+        (
+            select min(l.lease_until)
+            from (
+                select j.lease_until
+                from queue_job j
+                where j.queue = queue_wait.queue and j.ready_at is not null and j.ready_at <= v_now
+                order by j.ready_at
+                limit 100
+            ) l
+            where l.lease_until > v_now
+        )
+    ) - v_now;
 end
 $$;
 
@@ -1606,7 +3583,7 @@ them; those that others hold must not keep a consumer awake).
 
 **queue**: name of the queue.
 
-Returns an interval above zero, or null if no job is scheduled or the queue is paused: then
+Returns an interval above zero, or null if no job waits or the queue is paused: then
 sleep until a notification (see `queue_channel`).
 
 Errors: 22023 for a bad name.

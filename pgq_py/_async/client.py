@@ -9,13 +9,15 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import psycopg
+from psycopg.conninfo import make_conninfo
 
 from .._compat import async_call
 from .._version import SCHEMA_VERSION
-from ..calls import Call, Calls, Stats
+from ..calls import Call, Calls, Finding, Stats
 from ..codecs import Serializer
 from ..errors import Closed, VersionMismatch
 from ..hosts import find_async_host
+from ..times import Duration
 from .queue import AsyncQueue, AsyncQueueSet
 from .session import AsyncDialSource, AsyncPoolSource, AsyncSession, AsyncSource
 from .transaction import AsyncTransaction, innermost
@@ -122,6 +124,22 @@ class AsyncPQ:
         """What is in each queue that has jobs, dead jobs or settings."""
         return await self.run(self.calls.stats(None))
 
+    async def health(self, older_than: Duration = "1m") -> list[Finding]:
+        """What hurts the queues here, each with the remedy in words; nothing if all is well.
+
+        Args:
+            older_than: how old a transaction or an overdue job must be to be named: a timedelta,
+                seconds, or text such as "5m".
+        """
+        return await self.run(self.calls.health(older_than))
+
+    async def maintain(self) -> dict[str, int]:
+        """Do what must be done now and then, once a minute for example; gives how much of what was done.
+
+        Nothing breaks if nobody does: see `queue_maintain` in the reference.
+        """
+        return await self.run(self.calls.maintain())
+
     async def version(self) -> str:
         """The version of the installed schema.
 
@@ -140,6 +158,22 @@ class AsyncPQ:
         self.check_open()
         await async_call(upgrade, await self._parameters(), self.schema)
         self._checked = False
+
+    async def source_aside(self) -> AsyncSource:
+        """Where to get a connection that shares nothing with what goes on here.
+
+        The pool or address; for a connection that was given, its parameters. End with `close_aside`.
+        """
+        if isinstance(self._source, AsyncPoolSource | AsyncDialSource):
+            return self._source
+        parameters = await self._parameters()
+        assert isinstance(parameters, dict)  # text is an AsyncDialSource's
+        return AsyncDialSource(self.schema, make_conninfo(**parameters))
+
+    async def close_aside(self, source: AsyncSource | None) -> None:
+        """Close the connections of `source_aside` that are not for all."""
+        if source is not None and source is not self._source:
+            await source.close()
 
     async def _parameters(self) -> str | dict[str, Any]:
         if isinstance(self._source, AsyncDialSource):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import socket
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
@@ -15,11 +17,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import psycopg
 
-from ..calls import Stats, Taken, check_count, check_name
+from ..calls import Call, JobId, Settings, Stats, Taken, check_count, check_name
 from ..codecs import JSON, PICKLE, Codec, Serializer, SerializerCodec
 from ..errors import DecodeError, Empty, Error, TransactionAborted
-from ..times import When
-from .job import AsyncJob
+from ..failures import caller_of, describe, is_interruption, left_by_exception
+from ..times import Duration, When
+from .job import AsyncDeadJob, AsyncJob
 from .listener import AsyncListener
 from .transaction import AsyncTransaction, opened_by
 
@@ -34,7 +37,15 @@ BATCH = 10_000
 
 # Methods are named as users expect, and so `list` is one of them.
 Jobs: TypeAlias = list[AsyncJob]
-Ids: TypeAlias = list[int]
+DeadJobs: TypeAlias = list[AsyncDeadJob]
+Ids: TypeAlias = list[JobId]
+
+# An argument that was not given, where None means something.
+_KEEP: Any = object()
+
+
+# What takes the jobs; its argument says whether it may promote.
+MakeCall: TypeAlias = Callable[[bool], Call[list[Taken]]]
 
 
 class AsyncConsumer(ABC):
@@ -101,13 +112,74 @@ class AsyncConsumer(ABC):
             ValueError: a count below 1.
         """
         check_count(count)
+        return await self._take_or_wait(self._get_call(count), block, timeout)
+
+    def _get_call(self, count: int) -> MakeCall:
+        return lambda promote: self._pq.calls.get(self._order(), count, promote)
+
+    async def lease(
+        self,
+        lease_for: Duration | None = None,
+        *,
+        consumer: str | None = None,
+        block: bool = True,
+        timeout: float | None = None,
+    ) -> AsyncJob | None:
+        """Lease the next job: hold it for a time, in no transaction.
+
+        For work of more than a second or so. `job.complete()` removes it, or `with job as data:`
+        does at its end. Not completed, the job comes back when the lease runs out, so its work may
+        be done more than once: by a consumer that was too slow, and by the next.
+
+        Args:
+            lease_for: for how long: a timedelta, seconds, or text such as "5m". None: as the queue
+                says (`configure`), or 5 minutes.
+            consumer: a name for whoever works on it; None: host and process.
+            block: wait for a job if there is none.
+            timeout: seconds to wait at most; None waits for ever.
+
+        Returns:
+            The job, or None if there was none in time.
+        """
+        jobs = await self.lease_many(1, lease_for, consumer=consumer, block=block, timeout=timeout)
+        return jobs[0] if jobs else None
+
+    async def lease_many(
+        self,
+        count: int,
+        lease_for: Duration | None = None,
+        *,
+        consumer: str | None = None,
+        block: bool = False,
+        timeout: float | None = None,
+    ) -> Jobs:
+        """Lease up to COUNT jobs at once, in one round trip.
+
+        Args:
+            count: how many at most.
+
+        The other arguments are those of `lease`; by default it does not wait.
+
+        Returns:
+            The jobs in their order, an empty list if there were none in time.
+
+        Raises:
+            ValueError: a count below 1.
+        """
+        check_count(count)
+        name = f"{socket.gethostname()}:{os.getpid()}" if consumer is None else consumer
+        return await self._take_or_wait(
+            lambda promote: self._pq.calls.lease(self._order(), count, lease_for, name), block, timeout
+        )
+
+    async def _take_or_wait(self, make: MakeCall, block: bool, timeout: float | None) -> Jobs:
         deadline = None if timeout is None else monotonic() + timeout
         taken: dict[int, Taken] = {}
         try:
             async with self._pq.session() as session:
 
                 async def attempt() -> Jobs:
-                    return await self._take(session, count, taken)
+                    return await self._take(session, make, taken)
 
                 jobs = await attempt()
                 if not jobs and may_wait(block, timeout):
@@ -118,8 +190,8 @@ class AsyncConsumer(ABC):
             await self._give_back(taken, error)
             raise
 
-    async def _take(self, session: AsyncSession, count: int, taken: dict[int, Taken]) -> Jobs:
-        """Take up to COUNT jobs that can be read; those that can't go to the dead.
+    async def _take(self, session: AsyncSession, make: MakeCall, taken: dict[int, Taken]) -> Jobs:
+        """Take jobs that can be read; those that can't go to the dead.
 
         `taken` holds whatever has left the queue and has not gone to the dead.
         """
@@ -129,7 +201,7 @@ class AsyncConsumer(ABC):
 
         while True:
             promote = await session.is_own()
-            rows = await session.run(self._pq.calls.get(self._order(), count, promote), keep)
+            rows = await session.run(make(promote), keep)
             jobs = []
             for row in rows:
                 try:
@@ -138,22 +210,28 @@ class AsyncConsumer(ABC):
                     jobs.append(job)
                 except DecodeError as error:
                     log.warning("job %s of queue %r goes to the dead: %s", row.id, row.queue, error)
-                    await session.run(self._pq.calls.bury(row, str(error)))
+                    if row.receipt is None:
+                        await session.run(self._pq.calls.bury(row, str(error)))
+                    else:
+                        await session.run(self._pq.calls.error(row.queue, row.id, row.receipt, str(error), bury=True))
                     del taken[row.id]
             if jobs or not rows:
                 return jobs
 
     async def _give_back(self, taken: dict[int, Taken], error: BaseException) -> None:
-        """Put again what was taken but never reached the caller, who was interrupted meanwhile.
+        """Put again, or release, what was taken but never reached the caller, who was interrupted meanwhile.
 
-        Under new ids: the old ones are gone with the transaction that took the jobs.
+        What was put again has a new id: the old one is gone with the transaction that took the job.
         """
         if not taken:
             return
         try:
             async with self._pq.session() as session:
-                for id in list(taken):
-                    await session.run(self._pq.calls.put_again(taken[id]))
+                for id, row in list(taken.items()):
+                    if row.receipt is None:
+                        await session.run(self._pq.calls.put_again(row))
+                    else:
+                        await session.run(self._pq.calls.release(row.queue, id, row.receipt))
                     del taken[id]
         except TransactionAborted:
             pass  # its rollback gives them back
@@ -200,16 +278,19 @@ class AsyncConsumer(ABC):
     def take(self, block: bool = True, timeout: float | None = None) -> AsyncTake:
         """A context with one job, in a transaction: `with queue.take() as job`.
 
-        The job is gone when the block ends, and back in the queue if an exception leaves it. `job`
-        is None if there was none in time. What is put inside belongs to the same transaction.
+        The job is gone when the block ends. An exception rolls back, and is then recorded as a failed
+        attempt: the job comes back after a pause, or goes to the dead if its attempts are used up
+        (`configure`); Control-C and cancellation just return it. `job` is None if there was none in
+        time. What is put inside belongs to the same transaction.
         """
         return AsyncTake(self, block, timeout)
 
     def listen(self, timeout: float | None = None) -> AsyncGenerator[AsyncJob, None]:
         """Job after job, each in a transaction of its own as in `take`.
 
-        Breaking out of the loop, or an exception in it, gives the current job back. Ends when idle
-        for TIMEOUT seconds; None goes on for ever.
+        Breaking out of the loop gives the current job back; an exception in it is recorded as in `take`
+        (if the loop is over `queue.listen()` itself, not over a variable that outlives it). Ends when
+        idle for TIMEOUT seconds; None goes on for ever.
         """
         current = _Current()
         jobs = self._listen(timeout, current)
@@ -247,6 +328,8 @@ class _Current:
         """The loop was left: the transaction is over, though nobody has ended it yet."""
         if self.take is not None and self.take._transaction is not None:
             self.take._transaction.abandoned = True
+            # Two frames above: this is called by the lambda that the reference calls.
+            self.take._failure = left_by_exception(caller_of(2))
 
 
 class AsyncTake:
@@ -257,6 +340,8 @@ class AsyncTake:
         self._block = block
         self._timeout = timeout
         self._transaction: AsyncTransaction | None = None
+        self._job: AsyncJob | None = None
+        self._failure: str | None = None
         # The connection and, if we had to wait, the listening on it: both outlast the transaction.
         self._held = AsyncExitStack()
 
@@ -280,13 +365,14 @@ class AsyncTake:
                 await self._transaction.__aexit__(type(error), error, error.__traceback__)
             await self._held.__aexit__(type(error), error, error.__traceback__)
             raise
-        return jobs[0] if jobs else None
+        self._job = jobs[0] if jobs else None
+        return self._job
 
     async def _attempt(self, session: AsyncSession) -> Jobs:
         transaction = AsyncTransaction(self._consumer._pq, session=session)
         await transaction.__aenter__()
         try:
-            jobs = await self._consumer._take(session, 1, {})
+            jobs = await self._consumer._take(session, self._consumer._get_call(1), {})
         except BaseException as error:
             await transaction.__aexit__(type(error), error, error.__traceback__)
             raise
@@ -299,12 +385,33 @@ class AsyncTake:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
-        """Commit, or roll back after an exception."""
+        """Commit; or roll back after an exception, and record it."""
         transaction, self._transaction = self._transaction, None
         try:
             return None if transaction is None else await transaction.__aexit__(kind, error, trace)
+        except BaseException as raised:
+            error = raised  # by the commit: the job is back, too
+            raise
         finally:
-            await self._held.aclose()
+            try:
+                await self._held.aclose()
+            finally:
+                # Only now: the connection may be the last one of a pool.
+                await self._record(error)
+
+    async def _record(self, error: BaseException | None) -> None:
+        """After the rollback: a failed attempt of the job."""
+        job, failure = self._job, self._failure
+        if error is not None and not is_interruption(error):
+            failure = describe(error)
+        if job is None or error is None or failure is None:
+            return
+        pq = self._consumer._pq
+        try:
+            if not await pq.run(pq.calls.error(job.queue, job.id, None, failure)):
+                log.warning("a failed attempt of job %s of queue %r was not counted: others have it", job.id, job.queue)
+        except (Error, psycopg.Error) as failed:
+            error.add_note(f"this could not be recorded with job {job.id}: {failed}")
 
 
 class AsyncQueue(AsyncConsumer):
@@ -339,7 +446,7 @@ class AsyncQueue(AsyncConsumer):
         headers: Any = None,
         max_attempts: int | None = None,
         notify: bool = True,
-    ) -> int:
+    ) -> JobId:
         """Put a job into the queue.
 
         On an idle connection it is durable when this returns; inside a transaction, when that commits.
@@ -357,9 +464,12 @@ class AsyncQueue(AsyncConsumer):
             notify: False for a transaction to be prepared (two-phase commit), which can't notify.
 
         Returns:
-            The job's id.
+            The job's id, an int; its `is_new` is False where the dedupe_key was in the queue already.
 
         Raises:
+            QueueFull, PayloadTooLarge: beyond the queue's limits (`configure`).
+            CommitUnknown: the connection was lost at a moment when nobody can say whether the job is in the
+                queue. With a dedupe_key the put can be repeated.
             PayloadError: the data can't be stored; a ValueError.
             TimeError: a time that is naive, infinite or not understood; a ValueError.
         """
@@ -499,6 +609,101 @@ class AsyncQueue(AsyncConsumer):
         """Make the queue known by name before its first job; True if it was not."""
         return await self._pq.run(self._pq.calls.create(self.name))
 
+    async def configure(
+        self,
+        *,
+        max_attempts: int | None = _KEEP,
+        lease_for: Duration | None = _KEEP,
+        retry_in: Duration | None = _KEEP,
+        max_depth: int | None = _KEEP,
+        max_bytes: int | None = _KEEP,
+        keep_dead_for: Duration | None = _KEEP,
+    ) -> None:
+        """Change settings of the queue, for all its users; None sets the default again.
+
+        Args:
+            max_attempts: how often a job may be tried before it goes to the dead; 5 by default.
+            lease_for: how long a lease lasts; 5 minutes by default.
+            retry_in: how long a job pauses after its first failed attempt; 10 seconds by default. Doubled
+                with each attempt up to six hours, times a random number between a half and one and a half.
+            max_depth: how many jobs the queue may hold, all kinds but the dead; no limit by default.
+            max_bytes: how large the data of a job may be, JSON as text; no limit by default.
+            keep_dead_for: how long dead jobs are kept; for ever by default.
+
+        Lengths of time are timedeltas, seconds, or text such as "5m".
+
+        Raises:
+            psycopg.errors.InvalidParameterValue: a value out of range; also an `Error`.
+        """
+        given = {
+            "max_attempts": max_attempts,
+            "lease_for": lease_for,
+            "retry_in": retry_in,
+            "max_depth": max_depth,
+            "max_bytes": max_bytes,
+            "keep_dead_for": keep_dead_for,
+        }
+        settings = {name: value for name, value in given.items() if value is not _KEEP}
+        await self._pq.run(self._pq.calls.create(self.name, **settings))
+
+    async def settings(self) -> Settings:
+        """The settings that hold, the defaults among them."""
+        return await self._pq.run(self._pq.calls.settings(self.name))
+
+    async def dead(
+        self,
+        *,
+        ids: Sequence[int] | None = None,
+        reason_like: str | None = None,
+        died_after: datetime | None = None,
+        died_before: datetime | None = None,
+        count: int | None = None,
+    ) -> DeadJobs:
+        """The jobs that are out of attempts, can't be read, or were buried; in the order in which they died.
+
+        Args:
+            ids: these jobs only.
+            reason_like: only those whose reason matches this pattern of SQL's LIKE, "%timeout%" for example.
+            died_after, died_before: only those that died at or after, or before, these times.
+            count: this many at most; None gives all.
+        """
+        rows = await self._pq.run(
+            self._pq.calls.dead(self.name, listed(ids), reason_like, died_after, died_before, count)
+        )
+        return [AsyncDeadJob(self, taken, death) for taken, death in rows]
+
+    async def redrive(
+        self,
+        *,
+        ids: Sequence[int] | None = None,
+        reason_like: str | None = None,
+        died_after: datetime | None = None,
+        died_before: datetime | None = None,
+        count: int | None = None,
+    ) -> int:
+        """Put dead jobs back into the queue, all or those chosen as in `dead`; returns how many are back.
+
+        They keep their ids and history, and may be tried as often as new ones. One whose dedupe_key
+        another job in the queue has by now stays among the dead.
+        """
+        return await self._pq.run(
+            self._pq.calls.redrive(self.name, listed(ids), reason_like, died_after, died_before, count)
+        )
+
+    async def delete_dead(
+        self,
+        *,
+        ids: Sequence[int] | None = None,
+        reason_like: str | None = None,
+        died_after: datetime | None = None,
+        died_before: datetime | None = None,
+        count: int | None = None,
+    ) -> int:
+        """Remove dead jobs for good, all or those chosen as in `dead`; returns how many."""
+        return await self._pq.run(
+            self._pq.calls.delete_dead(self.name, listed(ids), reason_like, died_after, died_before, count)
+        )
+
     async def pause(self) -> bool:
         """Puts go on, but nothing can be taken until `resume`; True if it was not paused."""
         return await self._pq.run(self._pq.calls.pause(self.name))
@@ -539,3 +744,8 @@ class AsyncQueueSet(AsyncConsumer):
 def may_wait(block: bool, timeout: float | None) -> bool:
     """Whether a call that found nothing may wait for more."""
     return block and (timeout is None or timeout > 0)
+
+
+def listed(ids: Sequence[int] | None) -> list[int] | None:
+    """What psycopg passes as an array."""
+    return None if ids is None else [int(id) for id in ids]

@@ -10,13 +10,15 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import psycopg
+from psycopg.conninfo import make_conninfo
 
 from .._compat import call
 from .._version import SCHEMA_VERSION
-from ..calls import Call, Calls, Stats
+from ..calls import Call, Calls, Finding, Stats
 from ..codecs import Serializer
 from ..errors import Closed, VersionMismatch
 from ..hosts import find_host
+from ..times import Duration
 from .queue import Queue, QueueSet
 from .session import DialSource, PoolSource, Session, Source
 from .transaction import Transaction, innermost
@@ -123,6 +125,22 @@ class PQ:
         """What is in each queue that has jobs, dead jobs or settings."""
         return self.run(self.calls.stats(None))
 
+    def health(self, older_than: Duration = "1m") -> list[Finding]:
+        """What hurts the queues here, each with the remedy in words; nothing if all is well.
+
+        Args:
+            older_than: how old a transaction or an overdue job must be to be named: a timedelta,
+                seconds, or text such as "5m".
+        """
+        return self.run(self.calls.health(older_than))
+
+    def maintain(self) -> dict[str, int]:
+        """Do what must be done now and then, once a minute for example; gives how much of what was done.
+
+        Nothing breaks if nobody does: see `queue_maintain` in the reference.
+        """
+        return self.run(self.calls.maintain())
+
     def version(self) -> str:
         """The version of the installed schema.
 
@@ -141,6 +159,22 @@ class PQ:
         self.check_open()
         call(upgrade, self._parameters(), self.schema)
         self._checked = False
+
+    def source_aside(self) -> Source:
+        """Where to get a connection that shares nothing with what goes on here.
+
+        The pool or address; for a connection that was given, its parameters. End with `close_aside`.
+        """
+        if isinstance(self._source, PoolSource | DialSource):
+            return self._source
+        parameters = self._parameters()
+        assert isinstance(parameters, dict)  # text is an AsyncDialSource's
+        return DialSource(self.schema, make_conninfo(**parameters))
+
+    def close_aside(self, source: Source | None) -> None:
+        """Close the connections of `source_aside` that are not for all."""
+        if source is not None and source is not self._source:
+            source.close()
 
     def _parameters(self) -> str | dict[str, Any]:
         if isinstance(self._source, DialSource):

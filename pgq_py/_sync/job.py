@@ -1,13 +1,20 @@
 # Generated from pgq_py/_async by tools/make_sync.py (`make sync`): edit that.
-"""A job, as it was taken or listed."""
+"""A job, as it was taken, leased, listed or found among the dead."""
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from datetime import datetime, timedelta
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NoReturn
+from uuid import UUID
 
-from ..calls import Taken
+from ..calls import Death, Taken
 from ..codecs import JSON, Payload
+from ..errors import Error, LeaseLost, NotLeased
+from ..failures import describe, is_interruption
+from ..times import Duration
+from .keeper import Keeper
+from .transaction import innermost
 
 if TYPE_CHECKING:
     from .queue import Queue
@@ -17,7 +24,10 @@ _UNREAD = object()
 
 
 class Job:
-    """A job, taken from a queue or listed in it.
+    """A job: taken from a queue, leased, or listed in it.
+
+    A leased job is a context: `with job as data` completes it at the end; an exception is kept as
+    its error, and passes on.
 
     Attributes:
         id: its number, unique in the queue.
@@ -26,15 +36,20 @@ class Job:
         size: of the stored data, in bytes.
         priority: higher comes first.
         enqueued_at, schedule_at, expected_at: aware datetimes; the last two may be None.
-        attempts, max_attempts: how often it was tried, and may be (None: as the queue says).
+        attempts, max_attempts: how often it was tried (a lease counts from its beginning), and may
+            be (None: as the queue says).
         last_error, progress_count, consumer: from the last attempt.
         dedupe_key, headers: as put.
+        ready_at: of a job that was listed and waits: when it may be taken, if nothing happens before.
+        receipt, lease_until, lease_for: of its lease; None if it was not leased. The first two
+            are those of the beginning.
     """
 
     __slots__ = (
         "_data",
         "_payload",
         "_queue",
+        "_settled",
         "attempts",
         "consumer",
         "dedupe_key",
@@ -43,16 +58,21 @@ class Job:
         "headers",
         "id",
         "last_error",
+        "lease_for",
+        "lease_until",
         "max_attempts",
         "priority",
         "progress_count",
         "queue",
+        "ready_at",
+        "receipt",
         "schedule_at",
     )
 
     def __init__(self, queue: Queue, taken: Taken) -> None:
         self._queue = queue
         self._payload = taken.payload
+        self._settled = False
         self.id: int = taken.id
         self.queue: str = taken.queue
         self._data: Any = _UNREAD
@@ -67,6 +87,10 @@ class Job:
         self.consumer: str | None = taken.consumer
         self.dedupe_key: str | None = taken.dedupe_key
         self.headers: Any = None if taken.headers is None else JSON.decode(Payload(json=taken.headers))
+        self.ready_at: datetime | None = taken.ready_at
+        self.receipt: UUID | None = taken.receipt
+        self.lease_until: datetime | None = taken.lease_until
+        self.lease_for: timedelta | None = taken.lease_for
 
     @property
     def data(self) -> Any:
@@ -75,11 +99,211 @@ class Job:
             self._data = self._queue.codec.decode(self._payload)
         return self._data
 
+    @data.setter
+    def data(self, data: Any) -> None:
+        """Store other data: `update`, but a lease that is lost raises `LeaseLost`."""
+        if not self.update(data) and self.receipt is not None:
+            self._lost("its data was not replaced")
+
+    def update(self, data: Any) -> bool:
+        """Store other data in the job.
+
+        Of a leased job, or one that was listed. One that was taken in a transaction leaves with it,
+        so its new data is nowhere but here; after a rollback the job is as it was.
+
+        Returns:
+            False if the lease is no longer good, or the job is not in the queue.
+
+        Raises:
+            PayloadError: the data can't be stored; a ValueError.
+        """
+        payload = self._queue.codec.encode(data)
+        done = self._queue._pq.run(self._queue._pq.calls.update(self.queue, self.id, payload, self.receipt))
+        if done or self.receipt is None:
+            self._payload, self._data = payload, data
+        return done
+
     @property
     def size(self) -> int:
         """Of the stored data, in bytes."""
         return self._payload.size
 
+    def complete(self) -> bool:
+        """The leased job is done: remove it.
+
+        In an open transaction (`with queue:`) it is removed when that commits, together with what
+        else was written there.
+
+        Returns:
+            False if the lease is no longer good: somebody else may have the job. Also if it was
+            completed before.
+
+        Raises:
+            NotLeased: the job is not leased.
+        """
+        return self._settle(self._queue._pq.calls.complete(self.queue, self.id, self._held()))
+
+    def error(self, message: str | None = None, retry_in: Duration | None = None, *, bury: bool = False) -> bool:
+        """The attempt has failed: the job goes back, or among the dead if its attempts are used up.
+
+        Args:
+            message: why; its first 2,000 characters are kept with the job.
+            retry_in: how long until it may be taken again: a timedelta, seconds, or text such as
+                "5m". None: as the queue says (`configure`), longer with each attempt.
+            bury: put it among the dead whatever its attempts: it can never succeed.
+
+        Returns:
+            False if the lease is no longer good.
+
+        Raises:
+            NotLeased: the job is not leased.
+        """
+        return self._settle(self._queue._pq.calls.error(self.queue, self.id, self._held(), message, retry_in, bury))
+
+    def release(self) -> bool:
+        """Return the leased job at once, as if it had not been taken: the attempt does not count.
+
+        Returns:
+            False if the lease is no longer good.
+
+        Raises:
+            NotLeased: the job is not leased.
+        """
+        return self._settle(self._queue._pq.calls.release(self.queue, self.id, self._held()))
+
+    def progress(self, count: int | None = None, lease_for: Duration | None = None) -> bool:
+        """Extend the lease, and note how far the work is.
+
+        Args:
+            count: any number, to be seen as `progress_count`; None leaves it as it is.
+            lease_for: the lease ends this long from now; None: as long as it lasted at first.
+
+        Returns:
+            False if the lease is no longer good: stop working, somebody else may have the job.
+
+        Raises:
+            NotLeased: the job is not leased.
+        """
+        call = self._queue._pq.calls.progress(
+            self.queue, self.id, self._held(), count, self.lease_for if lease_for is None else lease_for
+        )
+        done = self._queue._pq.run(call)
+        if done and count is not None:
+            self.progress_count = count
+        return done
+
+    def keep_alive(self, every: float | None = None) -> Keeper:
+        """A context that keeps the lease alive, so that long work needs no calls of `progress`.
+
+        A thread (in the asynchronous package a task) extends the lease now and then, on a connection
+        of its own, and has ended when the block has:
+
+            with job as data, job.keep_alive():
+                work_for_hours(data)
+
+        A process that stops or dies keeps nothing alive; one that hangs does, for as long as it is
+        in the block.
+
+        Args:
+            every: seconds between heartbeats; by default a third of the lease.
+
+        Raises:
+            NotLeased: the job is not leased.
+            LeaseLost: at the end of the block, if the lease was lost meanwhile.
+            ValueError: EVERY is not above 0.
+        """
+        receipt = self._held()
+        assert self.lease_for is not None  # as the receipt
+        return Keeper(self._queue._pq, self, receipt, self.lease_for, every)
+
+    def __enter__(self) -> Any:
+        """The data of the leased job."""
+        self._held()
+        return self.data
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Complete the job, unless that or something else was done with it inside; after an exception: error.
+
+        Inside a transaction (`with queue as cursor, job as data:`) it is completed when that commits;
+        an exception is recorded after the rollback. Control-C and cancellation are not the job's
+        fault: it is released.
+
+        Raises:
+            LeaseLost: the lease ran out before the end: the work may be done again, or twice.
+        """
+        if error is None:
+            if not self._settled and not self.complete():
+                self._lost("it was not completed")
+            return
+
+        def record() -> None:
+            self._record(error)
+
+        transaction = innermost(self._queue._pq)
+        if transaction is None:
+            record()
+        else:
+            transaction.after(record)  # in it, the record would be rolled back as well
+
+    def _record(self, error: BaseException) -> None:
+        # What was done inside may have been rolled back since. If not, its receipt is no longer good.
+        was_settled = self._settled
+        try:
+            done = self.release() if is_interruption(error) else self.error(describe(error))
+            if not done and not was_settled:
+                error.add_note(f"the lease of job {self.id} was lost before this error: it was not recorded")
+        except Error as failed:
+            if not was_settled:
+                error.add_note(f"this could not be recorded with job {self.id}: {failed}")
+
+    def _settle(self, call: Any) -> bool:
+        done: bool = self._queue._pq.run(call)
+        self._settled = True
+        return done
+
+    def _held(self) -> UUID:
+        if self.receipt is None:
+            raise NotLeased(
+                f"job {self.id} is not leased: one that `get` or `take` gave is done when its transaction "
+                "commits; use queue.lease()"
+            )
+        return self.receipt
+
+    def _lost(self, what: str) -> NoReturn:
+        raise LeaseLost(
+            f"the lease of job {self.id} ran out, or the job was cancelled: {what}. "
+            "Lease for longer (lease_for), or extend the lease (progress, keep_alive)"
+        )
+
     def __repr__(self) -> str:
         # Without the data: it may be large, or nobody's business in a log.
         return f"<{type(self).__name__} {self.id} of {self.queue!r}>"
+
+
+class DeadJob(Job):
+    """A job among the dead.
+
+    Attributes:
+        died_at: when; an aware datetime.
+        reason: why.
+        history: its failed attempts, the latest last: dicts with "attempt" (its number), "at" (when it
+            ended, as text), "consumer" and "error".
+    """
+
+    __slots__ = ("died_at", "history", "reason")
+
+    def __init__(self, queue: Queue, taken: Taken, death: Death) -> None:
+        super().__init__(queue, taken)
+        self.died_at: datetime = death.died_at
+        self.reason: str = death.reason
+        self.history: list[dict[str, Any]] = [] if death.history is None else JSON.decode(Payload(json=death.history))
+
+    def redrive(self) -> bool:
+        """Put the job back into its queue; False if it is not among the dead any more, or its key is taken."""
+        return bool(self._queue.redrive(ids=[self.id]))
+
+    def delete(self) -> bool:
+        """Remove the job for good; False if it is not among the dead any more."""
+        return bool(self._queue.delete_dead(ids=[self.id]))

@@ -51,6 +51,11 @@ class Session:
         # Of a connection that threads or tasks share: between looking at its state and acting on it.
         self._lock = lock or nullcontext()
 
+    @property
+    def raw(self) -> Connection | None:
+        """Psycopg's connection, but None for a host's."""
+        return self._conn
+
     def connection(self) -> Connection:
         """Psycopg's connection. A host may open it or begin its transaction now.
 
@@ -95,6 +100,7 @@ class Session:
         with self._lock:
             self.source.check_holder(self)
             conn = self.connection()
+            is_own = self.is_own()
             cursor = Cursor(conn, begins=self._conn is None)
             try:
                 # Binary, so that no DateStyle or IntervalStyle of the owner's matters. Only texts
@@ -105,7 +111,13 @@ class Session:
                     with conn.pipeline() as pipeline:
                         pipeline.sync()  # which commits, if nothing began a transaction
             except psycopg.Error as error:
-                raise translate(error, schema=self.source.schema, lost=conn.closed) from error
+                raise translate(
+                    error,
+                    schema=self.source.schema,
+                    lost=conn.closed,
+                    committing=is_own and conn.closed,
+                    dedupe_key=call.dedupe_key,
+                ) from error
             except UnicodeEncodeError:
                 # Not chained: Python's error carries the text.
                 raise PayloadError("the text has a character that the connection's client_encoding lacks") from None

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from contextvars import ContextVar
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -55,8 +56,17 @@ class Transaction:
         self._owner = owner()
         self._outer: Transaction | None = None
         self._begun: Any = None
+        # What is to be done when it is over, committed or not.
+        self._after: list[Callable[[], None]] = []
         self.abandoned = False
         """The generator that opened it was dropped, and will be closed by the event loop in its own time."""
+
+    def after(self, action: Callable[[], None]) -> None:
+        """Do this when the whole transaction is over, committed or not."""
+        outermost = self
+        while outermost._outer is not None:
+            outermost = outermost._outer
+        outermost._after.append(action)
 
     @property
     def is_outermost(self) -> bool:
@@ -119,11 +129,15 @@ class Transaction:
         except psycopg.Error as failed:
             if failed is error or isinstance(failed, Error):
                 raise
-            raise translate(failed, schema=self.pq.schema, lost=(session.connection()).closed) from failed
+            lost = (session.connection()).closed
+            committing = lost and error is None and self._outer is None
+            raise translate(failed, schema=self.pq.schema, lost=lost, committing=committing) from failed
         finally:
             if self._outer is None:
                 session.source.hold(None)
             self._release(session)
+            for action in self._after:
+                action()
 
     def _release(self, session: Session) -> None:
         if self._outer is None and self._given is None:

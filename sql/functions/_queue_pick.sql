@@ -20,6 +20,7 @@ declare
     v_ready bigint;
     v_due bigint;
     v_job record;
+    v_receipt uuid;
 begin
     -- The transaction may stay open for long, so no row is locked but those that are
     -- taken: candidates are read without locks, then locked one by one in their order.
@@ -41,7 +42,10 @@ begin
                 (
                     select j.id, j.rank, j.expected_at, false
                     from queue_job j
-                    where j.queue = _queue_pick.queue and j.ready_at is not null and j.ready_at <= _queue_pick.now
+                    where j.queue = _queue_pick.queue
+                        and j.ready_at is not null
+                        and j.ready_at <= _queue_pick.now
+                        and (j.lease_until is null or j.lease_until <= _queue_pick.now)
                     order by j.ready_at
                     limit v_window
                 )
@@ -54,12 +58,16 @@ begin
                 v_due := v_due + 1;
             end if;
             continue when v_again and v_job.id = any (v_ids);
-            perform
+            select j.receipt
+            into v_receipt
             from queue_job j
             where j.queue = _queue_pick.queue and j.id = v_job.id
                 and (j.ready_at is null or j.ready_at <= _queue_pick.now)
+                and (j.lease_until is null or j.lease_until <= _queue_pick.now)
             for update skip locked;
-            if found then
+            if not found then
+                null;  -- others hold it
+            elsif v_receipt is null or _queue_fail(_queue_pick.queue, v_job.id, 'the lease ran out', '0') then
                 v_ids := v_ids || v_job.id;
                 if cardinality(v_ids) = count then
                     return v_ids;

@@ -27,7 +27,7 @@ end
 $$;
 
 comment on function queue_cancel is $$
-Remove a job from a queue before anybody takes it.
+Remove a job from a queue. If it is leased, its consumer's receipt is no longer good.
 
 **queue**, **id**: the job.
 

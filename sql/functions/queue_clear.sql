@@ -47,7 +47,7 @@ end
 $$;
 
 comment on function queue_clear is $$
-Remove all jobs of a queue, the scheduled ones too. Its settings and its dead jobs stay.
+Remove all jobs of a queue, the scheduled and leased ones too. Its settings and its dead jobs stay.
 
 A job that a transaction is taking at this moment is left to that transaction; the call
 does not wait for it.

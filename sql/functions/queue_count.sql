@@ -23,7 +23,10 @@ begin
     ) + (
         select count(*)
         from queue_job j
-        where j.queue = queue_count.queue and j.ready_at is not null and j.ready_at <= v_now
+        where j.queue = queue_count.queue
+            and j.ready_at is not null
+            and j.ready_at <= v_now
+            and (j.lease_until is null or j.lease_until <= v_now)
     );
 end
 $$;
@@ -32,8 +35,8 @@ comment on function queue_count is $$
 Count the jobs of a queue, exactly; the time grows with the number.
 
 **queue**: name of the queue.
-**scheduled**: false counts the jobs that could be taken now, true also those that wait for
-their time.
+**scheduled**: false counts the jobs that could be taken now, true also those that wait:
+scheduled, backing off after an error, or leased.
 
 Returns the number. Jobs that a transaction is taking at this moment still count.
 

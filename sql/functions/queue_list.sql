@@ -40,12 +40,12 @@ begin
     if queue_list.count < 1 then
         perform _queue_refuse_count(queue_list.count);
     end if;
-    -- In three parts, so that the first of a million jobs are read from an index.
+    -- In four parts, so that the first of a million jobs are read from an index.
     return query
     select
         l.id, l.data, l.data_text, l.data_bytes, - l.rank, l.enqueued_at, l.schedule_at,
         nullif(l.expected_at, 'infinity'), l.attempts, l.max_attempts, l.last_error,
-        l.progress_count, l.consumer, l.dedupe_key, l.headers, l.ready_at
+        l.progress_count, l.consumer, l.dedupe_key, l.headers, greatest(l.ready_at, l.lease_until)
     from (
         (
             select j.*
@@ -58,7 +58,10 @@ begin
         (
             select j.*
             from queue_job j
-            where j.queue = queue_list.queue and j.ready_at is not null and j.ready_at <= v_now
+            where j.queue = queue_list.queue
+                and j.ready_at is not null
+                and j.ready_at <= v_now
+                and (j.lease_until is null or j.lease_until <= v_now)
             order by j.rank, j.expected_at, j.id
             limit queue_list.count
         )
@@ -70,9 +73,22 @@ begin
             order by j.ready_at
             limit queue_list.count
         )
+        union all
+        -- Leases that heartbeats have extended beyond the time they are found by.
+        (
+            select j.*
+            from queue_job j
+            where queue_list.scheduled
+                and j.queue = queue_list.queue
+                and j.ready_at is not null
+                and j.ready_at <= v_now
+                and j.lease_until > v_now
+            order by j.ready_at
+            limit queue_list.count
+        )
     ) l
     -- All that could be taken now counts as due now, and sorts as it would be taken.
-    order by coalesce(greatest(l.ready_at, v_now), v_now), l.rank, l.expected_at, l.id
+    order by coalesce(greatest(l.ready_at, l.lease_until, v_now), v_now), l.rank, l.expected_at, l.id
     limit queue_list.count;
 end
 $$;
@@ -85,7 +101,7 @@ could be taken now, the one due first before the others. Jobs that a transaction
 at this moment are still listed.
 
 **queue**: name of the queue.
-**scheduled**: true also lists the jobs that wait for their time.
+**scheduled**: true also lists the jobs that wait: scheduled, backing off or leased.
 **count**: list this many at most; by default all of them, which is a lot for a long queue.
 
 Returns one row for each job: what `queue_get` returns, and `ready_at`, the time a waiting

@@ -25,6 +25,7 @@ declare
     v_schedule_at timestamptz;
     v_expected_at timestamptz := 'infinity';
     v_id bigint;
+    v_allowed boolean := false;
 begin
     if octet_length(queue_put.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_put.queue);
@@ -46,12 +47,14 @@ begin
 
     -- A job put again under its key waits here for a transaction that holds the key, and
     -- loops when that transaction took the job away between the insert and the look-up.
+    -- That a queue has limits is looked up by the insert itself, which is then repeated, for
+    -- a key that is there too: its job may be on its way out.
     loop
         insert into queue_job (
             queue, enqueued_at, ready_at, schedule_at, expected_at, rank,
             dedupe_key, headers, max_attempts, data, data_text, data_bytes
         )
-        values (
+        select
             queue_put.queue,
             v_now,
             case when v_schedule_at > v_now then v_schedule_at end,
@@ -64,14 +67,32 @@ begin
             queue_put.data,
             queue_put.data_text,
             queue_put.data_bytes
+        where v_allowed or not exists (
+            select
+            from queue_setting s
+            where s.queue = queue_put.queue and num_nonnulls(s.max_bytes, s.max_depth) > 0
         )
         on conflict (queue, dedupe_key) where dedupe_key is not null do nothing
         returning id into v_id;
         exit when found;
         v_id := _queue_find(queue_put.queue, queue_put.dedupe_key);
-        if v_id is not null then
+        if v_id is not null and (v_allowed or not exists (
+            select
+            from queue_setting s
+            where s.queue = queue_put.queue and num_nonnulls(s.max_bytes, s.max_depth) > 0
+        )) then
             return v_id;
         end if;
+        perform _queue_check_limits(
+            queue_put.queue,
+            coalesce(
+                octet_length(queue_put.data::text),
+                octet_length(queue_put.data_text),
+                octet_length(queue_put.data_bytes)
+            ),
+            case when v_id is null then 1 else 0 end
+        );
+        v_allowed := true;
     end loop;
 
     if queue_put.notify then
@@ -94,8 +115,9 @@ making.
 priority the one expected earlier comes first, and one without an expectation last.
 **priority**: higher comes first; 0 by default, negative is fine.
 **dedupe_key**: while a job with this key is in the queue, another put with the same key
-stores nothing and returns the id of the job that is there. A put waits for the end of a
-transaction that is putting or taking the job with its key.
+stores nothing and returns the id of the job that is there (`queue_put_many` also tells which
+it was). A put waits for the end of a transaction that is putting or taking the job with its
+key.
 **headers**: anything for the consumer that is not the data, a trace context for example.
 **max_attempts**: how often the job may be tried before it counts as dead; by default as
 the queue says.
@@ -111,7 +133,8 @@ Errors: 22023 for a bad name or arguments that exclude each other; 22008 for an 
 impossible time; 22003 for the priority -2147483648, which has no opposite; 22P02, 22P05 or
 54001 for text that is not JSON, is not Unicode or is nested too deep; 40001 where the key
 is being put by another transaction and the isolation level is above READ COMMITTED; 40P01
-where two transactions that hold a key each wait for the other's.
+where two transactions that hold a key each wait for the other's; QU001 where the queue is
+full, QU002 where the data are too large for it (see `queue_create`).
 
     select queue_put('apples', '{"kind": "Cox"}');
     select queue_put('apples', '{"kind": "Cox"}', schedule_in => '5m', priority => 10);

@@ -13,7 +13,10 @@ create or replace function queue_put_many(
     data_bytes bytea[] default null,
     notify boolean default true
 )
-returns setof bigint
+returns table (
+    id bigint,
+    is_new boolean
+)
 language plpgsql
 volatile
 security definer
@@ -63,6 +66,33 @@ begin
     if v_size = 0 then
         return;
     end if;
+    if exists (
+        select
+        from queue_setting s
+        where s.queue = queue_put_many.queue and num_nonnulls(s.max_bytes, s.max_depth) > 0
+    ) then
+        perform _queue_check_limits(
+            queue_put_many.queue,
+            (
+                select max(coalesce(
+                    octet_length(u.data::text),
+                    octet_length(u.data_text),
+                    octet_length(u.data_bytes),
+                    octet_length('null')
+                ))
+                from unnest(queue_put_many.data, queue_put_many.data_text, queue_put_many.data_bytes)
+                    as u (data, data_text, data_bytes)
+            ),
+            case
+                when queue_put_many.dedupe_keys is null then v_size
+                else (
+                    select count(distinct k) filter (where _queue_find(queue_put_many.queue, k) is null)
+                        + count(*) filter (where k is null)
+                    from unnest(queue_put_many.dedupe_keys) as k
+                )
+            end
+        );
+    end if;
 
     if queue_put_many.dedupe_keys is null then
         -- Ids are given out in the order in which the rows arrive at the insert.
@@ -86,7 +116,7 @@ begin
         from unnest(queue_put_many.data, queue_put_many.data_text, queue_put_many.data_bytes)
             with ordinality as u (data, data_text, data_bytes, n)
         order by u.n
-        returning id;
+        returning id, true;
         v_inserted := v_size;
     else
         -- Ids in the order of the array, rows in the order of the keys: two batches that
@@ -141,7 +171,10 @@ begin
             );
             exit when array_position(v_ids, null) is null;
         end loop;
-        return query select u.id from unnest(v_ids) with ordinality as u (id, n) order by u.n;
+        return query
+        select u.id, u.id = u.new_id
+        from unnest(v_ids, v_new_ids) with ordinality as u (id, new_id, n)
+        order by u.n;
     end if;
 
     if queue_put_many.notify and v_inserted > 0 then
@@ -160,13 +193,14 @@ Put many jobs into a queue at once, in one statement: all of them or none.
 
 The other arguments are those of `queue_put` and hold for every job of the batch.
 
-Returns the jobs' ids in the order of the array. Where a key is already in the queue, or
-twice in the batch, it is the id of the job that is there.
+Returns a row for each job in the order of the array: its **id**, and **is_new**, false where
+its key is already in the queue, or twice in the batch: then it is the id of the job that is
+there.
 
 Errors: those of `queue_put`; 2202E where the number of keys is not the number of jobs;
 22004 for a null text.
 
-    select * from queue_put_many('apples', array['{"kind": "Cox"}', '{"kind": "Gala"}']::jsonb[]);
+    select id, is_new from queue_put_many('apples', array['{"kind": "Cox"}', '{"kind": "Gala"}']::jsonb[]);
 $$;
 
 revoke all on function queue_put_many from public;

@@ -46,13 +46,14 @@ begin
     left join (
         select
             a.queue,
-            count(*) filter (where a.ready_at is null or a.ready_at <= v_now) as ready,
+            count(*) filter (where coalesce(greatest(a.ready_at, a.lease_until) <= v_now, true)) as ready,
             count(*) filter (where a.ready_at > v_now and a.receipt is null and a.attempts = 0) as scheduled,
             count(*) filter (where a.ready_at > v_now and a.receipt is null and a.attempts > 0) as retrying,
-            count(*) filter (where a.ready_at > v_now and a.receipt is not null) as leased,
+            count(*) filter (where a.lease_until > v_now) as leased,
             min(coalesce(a.ready_at, a.schedule_at, a.enqueued_at))
-                filter (where a.ready_at is null or a.ready_at <= v_now) as oldest_ready_at,
-            min(a.ready_at) filter (where a.ready_at > v_now) as next_due_at
+                filter (where coalesce(greatest(a.ready_at, a.lease_until) <= v_now, true)) as oldest_ready_at,
+            min(greatest(a.ready_at, a.lease_until)) filter (where greatest(a.ready_at, a.lease_until) > v_now)
+                as next_due_at
         from queue_job a
         where queue_stats.queue is null or a.queue = queue_stats.queue
         group by a.queue

@@ -3,7 +3,8 @@ create or replace function queue_update(
     id bigint,
     data jsonb default null,
     data_text text default null,
-    data_bytes bytea default null
+    data_bytes bytea default null,
+    receipt uuid default null
 )
 returns boolean
 language plpgsql
@@ -13,6 +14,8 @@ set search_path from current
 set enable_seqscan = off
 as $$
 #variable_conflict use_column
+declare
+    v_now timestamptz := clock_timestamp();
 begin
     if octet_length(queue_update.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_update.queue);
@@ -26,10 +29,32 @@ begin
     if num_nonnulls(queue_update.data_text, queue_update.data_bytes) = 0 then
         queue_update.data := coalesce(queue_update.data, 'null');
     end if;
-    perform
-    from queue_job j
-    where j.queue = queue_update.queue and j.id = queue_update.id
-    for update skip locked;
+    if exists (select from queue_setting s where s.queue = queue_update.queue and s.max_bytes is not null) then
+        perform _queue_check_limits(
+            queue_update.queue,
+            coalesce(
+                octet_length(queue_update.data::text),
+                octet_length(queue_update.data_text),
+                octet_length(queue_update.data_bytes)
+            ),
+            0
+        );
+    end if;
+    if queue_update.receipt is null then
+        perform
+        from queue_job j
+        where j.queue = queue_update.queue and j.id = queue_update.id
+        for update skip locked;
+    else
+        -- As a rule it is the consumer's own heartbeat that holds the row.
+        perform
+        from queue_job j
+        where j.queue = queue_update.queue
+            and j.id = queue_update.id
+            and j.receipt = queue_update.receipt
+            and j.lease_until > v_now
+        for update;
+    end if;
     if not found then
         return false;
     end if;
@@ -47,12 +72,15 @@ Replace the data of a job that is in the queue, ready or waiting. Nothing else o
 
 **queue**, **id**: the job.
 **data**: the new data as JSON; or **data_text** or **data_bytes**, as in `queue_put`.
+**receipt**: of a lease; then the data is replaced only while that lease is good.
 
-Returns true if the data was replaced; false if there is no such job, or a transaction is
-taking it at this moment (the call does not wait for that transaction's end).
+Returns true if the data was replaced; false if there is no such job, the receipt is no
+longer good, or, without a receipt, a transaction is taking it at this moment (the call does
+not wait for that transaction's end).
 
 Errors: 22023 for a bad name or more than one kind of data; 22P02, 22P05 or 54001 for text
-that is not JSON, is not Unicode or is nested too deep.
+that is not JSON, is not Unicode or is nested too deep; QU002 where the data are too large
+for the queue (see `queue_create`).
 
     select queue_update('apples', 42, '{"kind": "Gala"}');
 $$;

@@ -20,13 +20,27 @@ begin
     if exists (select from queue_setting s where s.queue = queue_wait.queue and s.paused) then
         return null;
     end if;
-    return (
-        select j.ready_at - v_now
-        from queue_job j
-        where j.queue = queue_wait.queue and j.ready_at is not null and j.ready_at > v_now
-        order by j.ready_at
-        limit 1
-    );
+    return least(
+        (
+            select j.ready_at
+            from queue_job j
+            where j.queue = queue_wait.queue and j.ready_at is not null and j.ready_at > v_now
+            order by j.ready_at
+            limit 1
+        ),
+        -- Leases that heartbeats have extended beyond the time they are found by.
+        (
+            select min(l.lease_until)
+            from (
+                select j.lease_until
+                from queue_job j
+                where j.queue = queue_wait.queue and j.ready_at is not null and j.ready_at <= v_now
+                order by j.ready_at
+                limit 100
+            ) l
+            where l.lease_until > v_now
+        )
+    ) - v_now;
 end
 $$;
 
@@ -39,7 +53,7 @@ them; those that others hold must not keep a consumer awake).
 
 **queue**: name of the queue.
 
-Returns an interval above zero, or null if no job is scheduled or the queue is paused: then
+Returns an interval above zero, or null if no job waits or the queue is paused: then
 sleep until a notification (see `queue_channel`).
 
 Errors: 22023 for a bad name.

@@ -1,0 +1,159 @@
+create or replace function queue_lease(
+    queue text,
+    count integer default 1,
+    lease interval default null,
+    consumer text default null
+)
+returns table (
+    id bigint,
+    receipt uuid,
+    lease_until timestamptz,
+    data jsonb,
+    data_text text,
+    data_bytes bytea,
+    priority integer,
+    enqueued_at timestamptz,
+    schedule_at timestamptz,
+    expected_at timestamptz,
+    attempts integer,
+    max_attempts integer,
+    last_error text,
+    progress_count bigint,
+    dedupe_key text,
+    headers jsonb
+)
+language plpgsql
+volatile
+rows 1
+security definer
+set search_path from current
+-- As in queue_get.
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_sort = off
+set jit = off
+as $$
+#variable_conflict use_column
+declare
+    v_now timestamptz := clock_timestamp();
+    v_receipt uuid := gen_random_uuid();
+    v_paused boolean;
+    v_due boolean;
+    v_lease_for interval;
+    v_promoted bigint[] := '{}';
+    v_ids bigint[];
+    v_id bigint;
+begin
+    if octet_length(queue_lease.queue) between 1 and 255 is not true then
+        perform _queue_refuse_name(queue_lease.queue);
+    end if;
+    if queue_lease.count >= 1 is not true then
+        perform _queue_refuse_count(queue_lease.count);
+    end if;
+
+    select
+        s.paused,
+        s.lease_for,
+        (
+            select j.ready_at
+            from queue_job j
+            where j.queue = queue_lease.queue and j.ready_at is not null
+            order by j.ready_at
+            limit 1
+        ) <= v_now
+    into v_paused, v_lease_for, v_due
+    from (select) as always
+    left join queue_setting s on s.queue = queue_lease.queue;
+    if v_paused then
+        return;
+    end if;
+    queue_lease.lease := coalesce(queue_lease.lease, v_lease_for, '5 minutes');
+    if queue_lease.lease <= interval '0' or not isfinite(queue_lease.lease) then
+        perform _queue_refuse_lease(queue_lease.lease);
+    end if;
+    if v_due then
+        -- In steps of a bounded size, as in queue_get.
+        v_promoted := _queue_promote(queue_lease.queue, v_now, greatest(100, queue_lease.count));
+    end if;
+
+    v_ids := array(
+        select j.id
+        from queue_job j
+        where j.queue = queue_lease.queue and j.ready_at is null
+        order by j.rank, j.expected_at, j.id
+        limit queue_lease.count
+        for update skip locked
+    );
+    -- One by one, as in queue_get; large data stay where they are, out of line.
+    foreach v_id in array v_ids loop
+        return query
+        update queue_job j
+        set ready_at = v_now + queue_lease.lease,
+            lease_until = v_now + queue_lease.lease,
+            receipt = v_receipt,
+            consumer = queue_lease.consumer,
+            attempts = j.attempts + 1
+        where j.queue = queue_lease.queue and j.id = v_id
+        returning
+            j.id,
+            j.receipt,
+            j.lease_until,
+            j.data,
+            j.data_text,
+            j.data_bytes,
+            - j.rank,
+            j.enqueued_at,
+            j.schedule_at,
+            nullif(j.expected_at, 'infinity'),
+            j.attempts,
+            j.max_attempts,
+            j.last_error,
+            j.progress_count,
+            j.dedupe_key,
+            j.headers;
+    end loop;
+
+    -- Takers that came by meanwhile could not see what was promoted here, and sleep.
+    if cardinality(v_promoted) > 0 then
+        if exists (select unnest(v_promoted) except select unnest(v_ids)) then
+            perform pg_notify(queue_channel(queue_lease.queue), '');
+        end if;
+    end if;
+end
+$$;
+
+comment on function queue_lease is $$
+Lease jobs of a queue: the caller holds them for a time, in no transaction.
+
+For work that takes more than a second or so, where a transaction kept open would hold back
+vacuum for the whole server. Commit at once; then work; then `queue_complete` removes the
+job. A job that is not completed comes back: at once with `queue_release`, after a pause
+with `queue_error`, and when the lease runs out, by itself. So each job is done at least
+once, and a consumer that stops or dies in the middle leaves its work to be done again.
+
+Each lease has a receipt of its own. Only with it, and only until the lease runs out, can
+the job be completed, failed, extended or returned: a consumer that was away for too long
+can't disturb the one that has the job now.
+
+A lease counts as an attempt from its beginning. A job whose attempts are used up (its
+`max_attempts`, or those of the queue, or 5) goes to the dead: see `queue_dead_list`.
+
+Jobs come in the order of `queue_get`. A paused queue gives none.
+
+**queue**: name of the queue.
+**count**: lease up to this many, 1 by default.
+**lease**: for how long, by default as the queue says (`queue_create`), or 5 minutes. What
+takes longer can be extended with `queue_progress`.
+**consumer**: a name for whoever works on it, kept with the job for those who look.
+
+Returns one row for each job, none if there is nothing to take: the columns of `queue_get`
+but the consumer, the **receipt**, and **lease_until**, when the lease runs out. **attempts** counts this one.
+
+Errors: 22023 for a bad name, a count below 1 or a lease that is not above zero; 22008 for
+one that ends beyond the calendar; 40001 above READ COMMITTED, where another transaction
+took the job first: roll back and try again.
+
+    select id, receipt, data from queue_lease('apples', lease => '10 minutes');
+$$;
+
+revoke all on function queue_lease from public;

@@ -1,0 +1,71 @@
+create or replace function queue_lease_any(
+    queues text[],
+    count integer default 1,
+    lease interval default null,
+    consumer text default null
+)
+returns table (
+    queue text,
+    id bigint,
+    receipt uuid,
+    lease_until timestamptz,
+    data jsonb,
+    data_text text,
+    data_bytes bytea,
+    priority integer,
+    enqueued_at timestamptz,
+    schedule_at timestamptz,
+    expected_at timestamptz,
+    attempts integer,
+    max_attempts integer,
+    last_error text,
+    progress_count bigint,
+    dedupe_key text,
+    headers jsonb
+)
+language plpgsql
+volatile
+rows 1
+security definer
+set search_path from current
+as $$
+#variable_conflict use_column
+declare
+    v_queue text;
+    v_left integer := count;
+    v_rows bigint;
+begin
+    if queue_lease_any.count >= 1 is not true then
+        perform _queue_refuse_count(queue_lease_any.count);
+    end if;
+    foreach v_queue in array coalesce(queues, '{}') loop
+        return query
+        select
+            v_queue, g.id, g.receipt, g.lease_until, g.data, g.data_text, g.data_bytes, g.priority,
+            g.enqueued_at, g.schedule_at, g.expected_at, g.attempts, g.max_attempts, g.last_error,
+            g.progress_count, g.dedupe_key, g.headers
+        from queue_lease(v_queue, v_left, queue_lease_any.lease, queue_lease_any.consumer) g;
+        get diagnostics v_rows = row_count;
+        v_left := v_left - v_rows;
+        exit when v_left = 0;
+    end loop;
+end
+$$;
+
+comment on function queue_lease_any is $$
+Lease jobs of several queues, as `queue_lease` does of one.
+
+The first queue that has jobs gives them, then the next, until the count is reached. To be
+fair to all, begin each call with another queue.
+
+**queues**: names of the queues, in the order in which they are asked.
+**count**, **lease**, **consumer**: as in `queue_lease`; the count is of all queues together.
+
+Returns one row for each job with the name of its queue, none if there is nothing to take.
+
+Errors: those of `queue_lease`.
+
+    select queue, id, receipt, data from queue_lease_any(array['urgent', 'apples']);
+$$;
+
+revoke all on function queue_lease_any from public;

@@ -1,0 +1,59 @@
+create or replace function queue_progress_many(
+    queue text,
+    ids bigint[],
+    receipts uuid[],
+    lease interval default null
+)
+returns table (
+    id bigint,
+    done boolean
+)
+language plpgsql
+volatile
+security definer
+set search_path from current
+set enable_seqscan = off
+as $$
+#variable_conflict use_column
+declare
+    v_done boolean[];
+    v_job record;
+begin
+    if octet_length(queue_progress_many.queue) between 1 and 255 is not true then
+        perform _queue_refuse_name(queue_progress_many.queue);
+    end if;
+    if cardinality(ids) <> cardinality(receipts) is not false then
+        perform _queue_refuse_sizes('receipts', cardinality(receipts), cardinality(ids));
+    end if;
+    v_done := array_fill(false, array[cardinality(ids)]);
+    -- In the order of the ids: two calls that share jobs wait for each other, and don't lock
+    -- each other out.
+    for v_job in
+        select u.id, u.receipt, u.n
+        from unnest(ids, receipts) with ordinality as u (id, receipt, n)
+        order by u.id
+    loop
+        v_done[v_job.n] := v_job.receipt is not null
+            and queue_progress(queue_progress_many.queue, v_job.id, v_job.receipt, lease => queue_progress_many.lease);
+    end loop;
+    return query
+    select u.id, u.done from unnest(ids, v_done) with ordinality as u (id, done, n) order by u.n;
+end
+$$;
+
+comment on function queue_progress_many is $$
+As `queue_progress`, for many jobs at once: the heartbeat of a consumer.
+
+**queue**: name of the queue; **ids**, **receipts**: the jobs, as `queue_lease` gave them.
+**lease**: as there, for all of them.
+
+Returns a row for each job, in the order given: **done** is false where the lease is no
+longer good, and nothing was changed.
+
+Errors: those of `queue_progress`; 2202E where there are not as many receipts as ids.
+
+    select id, done
+    from queue_progress_many('apples', '{42, 43}', array['3d3a1ad4-2a1f-4ba1-9e13-5a3fcb8b2fd0', null]::uuid[]);
+$$;
+
+revoke all on function queue_progress_many from public;
