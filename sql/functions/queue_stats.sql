@@ -112,7 +112,7 @@ begin
         v_jobs := v_see.put - v_see.taken + v_see.failed + v_see.moved;
         v_rest := greatest(v_jobs - v_see.ready_rows - v_see.waiting_rows, 0);
         if v_see.waiting_rows <= 1000 then
-            exact := v_see.ready_rows <= 1000 or v_rest > 0;
+            exact := v_see.ready_rows <= 1000 or v_jobs >= v_see.ready_rows + v_see.waiting_rows;
             if v_see.ready_rows > 1000 then
                 v_counts[1] := v_counts[1] + v_rest;
             end if;
