@@ -19,7 +19,8 @@ with
             'relation', relname::text,
             jsonb_build_object(
                 'kind', relkind, 'options', reloptions, 'persistence', relpersistence, 'security', relrowsecurity,
-                'grants', relacl::text, 'identity', relreplident, 'comment', obj_description(oid, 'pg_class'), 'owner', relowner::regrole
+                'replica identity', relreplident,
+                'grants', relacl::text, 'comment', obj_description(oid, 'pg_class'), 'owner', relowner::regrole
             )::text
         from relation
         union all

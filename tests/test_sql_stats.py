@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -179,7 +180,7 @@ def test_the_dead_are_counted_up_to_a_thousand_and_known_beyond(conn):
             [[id for id, _ in rows], [receipt for _, receipt in rows]],
         )
         if n % 2:
-            conn.execute("select _queue_fold('apples')")
+            conn.execute("select _queue_fold('apples', true)")
         assert live(conn).get("dead") == dead
     assert value(conn, "select queue_redrive('apples', count => 200)") == 200
     assert value(conn, "select queue_dead_delete('apples', count => 200)") == 200
@@ -232,7 +233,7 @@ def test_all_queues_in_the_order_of_their_names(conn):
         ("b", 3, 0, False, 3, 0),
         ("é", 0, 0, True, 0, 0),
     ]
-    conn.execute("select _queue_fold(name) from queue_stats()")
+    conn.execute("select _queue_fold(name, true) from queue_stats()")
     assert conn.execute("select name, ready, dead, paused, put, taken from queue_stats()").fetchall() == rows
 
 
@@ -350,12 +351,12 @@ def test_random_calls_leave_totals_that_fit(conn, fold):
         if pick.random() < 0.01:
             conn.execute("select queue_clear('apples')")
         if fold and pick.random() < 0.2:
-            conn.execute("select _queue_fold('apples')")
+            conn.execute("select _queue_fold('apples', true)")
         assert fits(conn) is not False
         dead += live(conn).get("dead", 0)
     assert dead > 0
     if fold:
-        conn.execute("select _queue_fold('apples')")
+        conn.execute("select _queue_fold('apples', true)")
         assert value(conn, "select count(*) from queue_tally") == 0
         assert value(conn, "select count(*) from queue_total") == 1
 
@@ -378,22 +379,22 @@ def test_an_uncommitted_fold_hides_nothing_and_stops_nobody(database, conn):
     one, two = database.connect(autocommit=False), database.connect()
     two.execute("set lock_timeout = '1s'")
     put_many(conn, 5)
-    conn.execute("select _queue_fold('apples')")
+    conn.execute("select _queue_fold('apples', true)")
     put_many(conn, 7)
-    one.execute("select _queue_fold('apples')")
+    one.execute("select _queue_fold('apples', true)")
     assert totals(one) == totals(two) == (12, 0, 0, 0)
     # Others put, take, fold, look, maintain; and fold again what is theirs.
     for _ in range(3):
         put_many(two, 10)
         two.execute("select id from queue_get('apples', 2)")
-        assert value(two, "select _queue_fold('apples')") == 2
+        assert value(two, "select _queue_fold('apples', true)") == 2
         two.execute("select queue_maintain()")
     assert totals(two) == (42, 6, 0, 0)
     # The row of totals that `one` holds, and one beside it that all others used.
     one.commit()
     assert totals(two) == (42, 6, 0, 0)
     assert value(two, "select count(*) from queue_total") == 2
-    two.execute("select _queue_fold('apples')")
+    two.execute("select _queue_fold('apples', true)")
     assert folded(two)
 
 
@@ -404,7 +405,7 @@ def test_a_fold_that_is_rolled_back_loses_nothing(database, conn, end):
     put_many(conn, 5)
     if end == "savepoint":
         one.execute("savepoint s")
-    assert value(one, "select _queue_fold('apples')") == 2
+    assert value(one, "select _queue_fold('apples', true)") == 2
     if end == "rollback":
         one.rollback()
     elif end == "savepoint":
@@ -412,7 +413,7 @@ def test_a_fold_that_is_rolled_back_loses_nothing(database, conn, end):
     else:
         conn.execute("select pg_terminate_backend(%s, 10000)", [one.info.backend_pid])
     assert totals(conn) == (10, 0, 0, 0)
-    assert value(conn, "select _queue_fold('apples')") == 2
+    assert value(conn, "select _queue_fold('apples', true)") == 2
     assert totals(conn) == (10, 0, 0, 0)
 
 
@@ -421,7 +422,7 @@ def test_totals_of_open_transactions_are_not_seen_and_not_lost(database, conn):
     put_many(one, 3)
     one.execute("select id from queue_get('apples')")
     assert totals(conn) == (0, 0, 0, 0)
-    conn.execute("select _queue_fold('apples'), queue_maintain()")
+    conn.execute("select _queue_fold('apples', true), queue_maintain()")
     assert totals(one) == (3, 1, 0, 0)
     one.commit()
     assert totals(conn) == (3, 1, 0, 0)
@@ -433,11 +434,11 @@ def test_above_read_committed_nothing_is_folded_and_nothing_fails(database, conn
     put_many(conn, 5)
     one.execute(f"set transaction isolation level {level}")
     assert totals(one) == (5, 0, 0, 0)
-    conn.execute("select _queue_fold('apples')")
+    conn.execute("select _queue_fold('apples', true)")
     put_many(conn, 5)
-    conn.execute("select _queue_fold('apples')")
+    conn.execute("select _queue_fold('apples', true)")
     assert totals(one) == (5, 0, 0, 0)
-    assert value(one, "select _queue_fold('apples')") == 0
+    assert value(one, "select _queue_fold('apples', true)") == 0
     one.execute("select queue_put('apples', '1', notify => false) from generate_series(1, 2000)")
     one.execute("select count(*) from queue_get('apples', 2)")
     assert totals(one) == (2005, 2, 0, 0)
@@ -453,10 +454,25 @@ def test_the_pace_is_a_hint_that_anybody_may_spoil(conn):
     assert value(conn, "select _queue_fold('apples')") == 1
 
 
+def test_a_fold_that_finds_much_folded_already_is_not_repeated_at_once(database, conn):
+    old = database.connect(autocommit=False)
+    old.execute("set transaction isolation level repeatable read")
+    old.execute("select 1 from queue_job")
+    conn.execute("insert into queue_tally (queue, put) select 'apples', 1 from generate_series(1, 100000)")
+    while value(conn, "select _queue_fold('apples', true)"):
+        pass
+    put_many(conn, 1)
+    assert value(conn, "select _queue_fold('apples')") == 1
+    put_many(conn, 1)
+    assert value(conn, "select _queue_fold('apples')") == 0
+    assert value(conn, "select _queue_fold('apples', true)") == 1
+    assert totals(conn) == (100_002, 0, 0, 0)
+
+
 def test_drop_waits_for_a_fold_and_leaves_nothing(database, conn):
     one = database.connect(autocommit=False)
     put_many(conn, 5)
-    one.execute("select _queue_fold('apples')")
+    one.execute("select _queue_fold('apples', true)")
     running = Running(database.connect(), "select queue_drop('apples')")
     running.wait_for_lock(conn)
     one.commit()
@@ -468,7 +484,7 @@ def test_a_publication_of_all_tables_does_not_stop_the_fold(conn):
     put_many(conn, 1)
     try:
         conn.execute("create publication everything for all tables")
-        conn.execute("select _queue_fold('apples')")
+        conn.execute("select _queue_fold('apples', true)")
         conn.execute("select id from queue_get('apples')")
         conn.execute("select queue_drop('apples')")
     finally:
@@ -535,9 +551,9 @@ def test_totals_are_exact_whatever_is_rolled_back_or_killed(database, conn, kill
     assert fits(conn)
     assert live(conn) == counted_by_hand(conn)
     assert len(seen) > 5
-    for before, after in zip(seen, seen[1:], strict=False):
+    for before, after in itertools.pairwise(seen):
         assert all(a <= b for a, b in zip(before, after, strict=True)), "totals only grow"
-    conn.execute("select _queue_fold('apples')")
+    conn.execute("select _queue_fold('apples', true)")
     assert value(conn, "select sum(put), count(*) from queue_total") == did[0]
     assert value(conn, "select count(*) from queue_total") <= PROCESSES + 1
 
@@ -615,7 +631,7 @@ def test_tallies_of_other_queues_are_not_read(conn):
     conn.execute("insert into queue_tally (queue, put) select 'pears', 1 from generate_series(1, 50000)")
     conn.execute("analyze queue_tally")
     assert [read(conn, "queue_stats('apples')")[0] for _ in range(3)][-1] <= before + 10
-    assert [read(conn, "_queue_fold('apples')")[0] for _ in range(2)][-1] <= 200
+    assert [read(conn, "_queue_fold('apples', true)")[0] for _ in range(2)][-1] <= 200
 
 
 # Maintain

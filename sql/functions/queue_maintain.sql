@@ -33,7 +33,7 @@ begin
                     v_queue, died_before => clock_timestamp() - v_keep, count => (10000 - v_delete)::integer
                 );
             end if;
-            v_fold := v_fold + _queue_fold(v_queue);
+            v_fold := v_fold + _queue_fold(v_queue, force => true);
         exception
             when others then
                 raise warning 'queue_maintain: old dead jobs and totals of queue %: %', quote_ident(v_queue), sqlerrm
