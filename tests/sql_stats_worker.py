@@ -34,7 +34,7 @@ def work(conn: psycopg.Connection) -> None:
         elif kind == "get":
             taken += len(conn.execute("select id from queue_get('apples', %s)", [pick.randint(1, 5)]).fetchall())
         elif kind == "fold":
-            conn.execute("select _queue_fold('apples')")
+            conn.execute("select _queue_fold('apples', true)")
         else:
             rows = conn.execute("select id, receipt from queue_lease('apples', 3)").fetchall()
             for id, receipt in rows:

@@ -419,7 +419,8 @@ revoke all on function _queue_find from public;
 
 -- functions/_queue_fold.sql
 create or replace function _queue_fold(
-    queue text
+    queue text,
+    force boolean default false
 )
 returns integer
 language plpgsql
@@ -434,7 +435,7 @@ as $$
 #variable_conflict use_column
 declare
     v_begin timestamptz := clock_timestamp();
-    v_took float8;
+    v_excess float8;
     v_rows tid[];
     v_sum record;
     v_id bigint;
@@ -442,7 +443,10 @@ begin
     -- Above READ COMMITTED a row that somebody else has folded meanwhile is an error (40001).
     if current_setting('transaction_isolation') <> 'read committed'
         -- When this session folds again, in seconds since 1970; as text, since anybody may set it.
-        or coalesce(current_setting('pgq_py.fold_after', true), '') collate "C" > extract(epoch from v_begin)::text
+        or (
+            not _queue_fold.force
+            and coalesce(current_setting('pgq_py.fold_after', true), '') collate "C" > extract(epoch from v_begin)::text
+        )
     then
         return 0;
     end if;
@@ -487,18 +491,19 @@ begin
             );
         end if;
     end if;
-    -- While an old snapshot is held open, folded rows stay to be walked over by the next.
-    -- Of a session's time no more than a fiftieth is spent on it.
-    v_took := extract(epoch from clock_timestamp() - v_begin);
-    if v_took > 0.005 then
-        perform set_config('pgq_py.fold_after', (extract(epoch from v_begin) + 50 * v_took)::text, false);
+    -- While an old snapshot is held open, folded rows stay to be walked over by the next. What
+    -- took longer than the rows that were folded are worth is no more than a hundredth of the
+    -- session's time.
+    v_excess := extract(epoch from clock_timestamp() - v_begin) - 0.001 - 0.00002 * cardinality(v_rows);
+    if v_excess > 0 and not _queue_fold.force then
+        perform set_config('pgq_py.fold_after', (extract(epoch from v_begin) + 100 * v_excess)::text, false);
     end if;
     return cardinality(v_rows);
 end
 $$;
 
 comment on function _queue_fold is
-    'Private: add up to 10,000 rows of queue_tally to the queue''s totals, and remove them. Gives their number. Waits for nobody, and does nothing above READ COMMITTED.';
+    'Private: add up to 10,000 rows of queue_tally to the queue''s totals, and remove them. Gives their number. Waits for nobody, and does nothing above READ COMMITTED, nor, unless by FORCE, where this session has lately spent much time on it.';
 
 revoke all on function _queue_fold from public;
 
@@ -2783,7 +2788,7 @@ begin
                     v_queue, died_before => clock_timestamp() - v_keep, count => (10000 - v_delete)::integer
                 );
             end if;
-            v_fold := v_fold + _queue_fold(v_queue);
+            v_fold := v_fold + _queue_fold(v_queue, force => true);
         exception
             when others then
                 raise warning 'queue_maintain: old dead jobs and totals of queue %: %', quote_ident(v_queue), sqlerrm
