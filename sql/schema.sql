@@ -24,6 +24,8 @@
 -- Its life, leased: queue_put -> lease -> complete, or error and wait, or, out of
 -- attempts or unreadable, a row in `queue_dead` that says why. Nothing is thrown away.
 --
+-- What has gone through a queue is in `queue_total` and, for the latest calls, `queue_tally`.
+--
 -- Every statement names its queue, and the primary key starts with it: that is how the
 -- table can be partitioned or distributed by queue. No foreign keys point here: they
 -- would cost each put and get a look-up, and protect nothing that a queue has.

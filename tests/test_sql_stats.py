@@ -25,6 +25,14 @@ LIVE = ("ready", "scheduled", "retrying", "leased", "dead")
 TOTALS = ("put", "taken", "completed", "failed")
 WORKER = Path(__file__).parent / "sql_stats_worker.py"
 
+# Folds only where the test says so, and not by chance.
+TOLD = {"options": "-c pgq_py.fold_after=never"}
+
+
+@pytest.fixture
+def conn(database):
+    return database.connect(**TOLD)
+
 
 def stats(conn, queue="apples"):
     cursor = conn.execute("select * from queue_stats(%s)", [queue])
@@ -361,7 +369,8 @@ def test_random_calls_leave_totals_that_fit(conn, fold):
         assert value(conn, "select count(*) from queue_total") == 1
 
 
-def test_totals_are_folded_by_the_calls_themselves(conn):
+def test_totals_are_folded_by_the_calls_themselves(database):
+    conn = database.connect()
     conn.execute("select queue_put('apples', '1', notify => false) from generate_series(1, 3000)")
     assert value(conn, "select count(*) from queue_tally") < 3000
     assert totals(conn) == (3000, 0, 0, 0)
@@ -376,7 +385,7 @@ def folded(conn):
 
 
 def test_an_uncommitted_fold_hides_nothing_and_stops_nobody(database, conn):
-    one, two = database.connect(autocommit=False), database.connect()
+    one, two = database.connect(autocommit=False, **TOLD), database.connect(**TOLD)
     two.execute("set lock_timeout = '1s'")
     put_many(conn, 5)
     conn.execute("select _queue_fold('apples', true)")
@@ -400,7 +409,7 @@ def test_an_uncommitted_fold_hides_nothing_and_stops_nobody(database, conn):
 
 @pytest.mark.parametrize("end", ["rollback", "kill", "savepoint"])
 def test_a_fold_that_is_rolled_back_loses_nothing(database, conn, end):
-    one = database.connect(autocommit=False)
+    one = database.connect(autocommit=False, **TOLD)
     put_many(conn, 5)
     put_many(conn, 5)
     if end == "savepoint":
@@ -418,7 +427,7 @@ def test_a_fold_that_is_rolled_back_loses_nothing(database, conn, end):
 
 
 def test_totals_of_open_transactions_are_not_seen_and_not_lost(database, conn):
-    one = database.connect(autocommit=False)
+    one = database.connect(autocommit=False, **TOLD)
     put_many(one, 3)
     one.execute("select id from queue_get('apples')")
     assert totals(conn) == (0, 0, 0, 0)
@@ -430,7 +439,7 @@ def test_totals_of_open_transactions_are_not_seen_and_not_lost(database, conn):
 
 @pytest.mark.parametrize("level", ["repeatable read", "serializable"])
 def test_above_read_committed_nothing_is_folded_and_nothing_fails(database, conn, level):
-    one = database.connect(autocommit=False)
+    one = database.connect(autocommit=False, **TOLD)
     put_many(conn, 5)
     one.execute(f"set transaction isolation level {level}")
     assert totals(one) == (5, 0, 0, 0)
@@ -448,7 +457,6 @@ def test_above_read_committed_nothing_is_folded_and_nothing_fails(database, conn
 
 def test_the_pace_is_a_hint_that_anybody_may_spoil(conn):
     put_many(conn, 5)
-    conn.execute("set pgq_py.fold_after = 'never'")
     assert value(conn, "select _queue_fold('apples')") == 0
     conn.execute("set pgq_py.fold_after = ''")
     assert value(conn, "select _queue_fold('apples')") == 1
@@ -461,6 +469,7 @@ def test_a_fold_that_finds_much_folded_already_is_not_repeated_at_once(database,
     conn.execute("insert into queue_tally (queue, put) select 'apples', 1 from generate_series(1, 100000)")
     while value(conn, "select _queue_fold('apples', true)"):
         pass
+    conn.execute("set pgq_py.fold_after = ''")
     put_many(conn, 1)
     assert value(conn, "select _queue_fold('apples')") == 1
     put_many(conn, 1)
@@ -470,7 +479,7 @@ def test_a_fold_that_finds_much_folded_already_is_not_repeated_at_once(database,
 
 
 def test_drop_waits_for_a_fold_and_leaves_nothing(database, conn):
-    one = database.connect(autocommit=False)
+    one = database.connect(autocommit=False, **TOLD)
     put_many(conn, 5)
     one.execute("select _queue_fold('apples', true)")
     running = Running(database.connect(), "select queue_drop('apples')")
@@ -701,7 +710,7 @@ def test_maintain_promotes_what_is_due_and_wakes_its_takers(database, conn):
 
 
 def test_maintain_passes_over_what_others_hold(database, conn):
-    one, two = database.connect(autocommit=False), database.connect()
+    one, two = database.connect(autocommit=False, **TOLD), database.connect(**TOLD)
     two.execute("set lock_timeout = '1s'")
     conn.execute("select queue_create('apples', keep_dead_for => '1 hour')")
     bury(conn, "apples", 5, "1 day")
@@ -782,7 +791,7 @@ def test_maintain_corrects_the_totals_of_tables_changed_by_hand(conn):
 
 @pytest.mark.parametrize("level", ["repeatable read", "serializable"])
 def test_maintain_above_read_committed_fails_at_nothing(database, conn, level):
-    one = database.connect(autocommit=False)
+    one = database.connect(autocommit=False, **TOLD)
     one.execute(f"set transaction isolation level {level}")
     conn.execute("select queue_create('apples', keep_dead_for => '1 hour')")
     bury(conn, "apples", 2, "1 day")
