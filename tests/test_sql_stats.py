@@ -292,6 +292,8 @@ def test_what_counts_as_what(conn):
     lease(conn, 1, lease="1 ms")
     conn.execute("select pg_sleep(0.002)")
     assert totals(conn) == (12, 7, 3, 2)
+    # Before it corrects what does not fit.
+    assert fits(conn)
     conn.execute("select queue_maintain()")
     assert totals(conn) == (12, 8, 3, 3)
     with conn.transaction():
