@@ -43,7 +43,7 @@ with
         union all
         select 'index', r.relname, pg_get_indexdef(r.oid) from relation r where r.relkind = 'i'
         union all
-        select 'statistics', s.stxname, pg_get_statisticsobjdef(s.oid)
+        select 'statistics', s.stxname, format('%%s %%s', s.stxkind, pg_get_statisticsobjdef_columns(s.oid))
         from relation r join pg_statistic_ext s on s.stxrelid = r.oid
         union all
         select 'trigger', t.tgname, pg_get_triggerdef(t.oid)
