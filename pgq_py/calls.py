@@ -114,6 +114,11 @@ class Stats:
     paused: bool
     oldest_ready_at: datetime | None
     next_due_at: datetime | None
+    exact: bool
+    put: int
+    taken: int
+    completed: int
+    failed: int
 
 
 def check_name(name: str) -> str:

@@ -24,6 +24,8 @@
 -- Its life, leased: queue_put -> lease -> complete, or error and wait, or, out of
 -- attempts or unreadable, a row in `queue_dead` that says why. Nothing is thrown away.
 --
+-- What has gone through a queue is in `queue_total` and, for the latest calls, `queue_tally`.
+--
 -- Every statement names its queue, and the primary key starts with it: that is how the
 -- table can be partitioned or distributed by queue. No foreign keys point here: they
 -- would cost each put and get a look-up, and protect nothing that a queue has.
@@ -83,6 +85,19 @@ create index queue_job_waiting_idx on queue_job (queue, ready_at) where ready_at
 
 create unique index queue_job_dedupe_idx on queue_job (queue, dedupe_key) where dedupe_key is not null;
 
+-- How the jobs of a queue that are too many to count are divided: for queue_stats.
+create statistics queue_job_state (mcv) on
+    queue,
+    (
+        case
+            when ready_at is null then 'ready'
+            when receipt is not null then 'leased'
+            when attempts = 0 then 'scheduled'
+            else 'retrying'
+        end
+    )
+from queue_job;
+
 create table queue_dead (
     id bigint not null,
     died_at timestamptz not null,
@@ -128,3 +143,55 @@ create table queue_setting (
 
 comment on table queue_setting is
     'Queues that were created or paused by name. A queue without a row here works with the defaults.';
+
+-- Totals. Each call that puts jobs or ends with them inserts a row of what it did; now and
+-- then such a call, or queue_maintain, adds the rows of a queue up (_queue_fold). A row that
+-- all calls update would be held until the end of the longest transaction, and be copied each
+-- time: with an old snapshot held open, its copies would have to be walked over by each call.
+-- Nobody ever waits for these rows, and what is rolled back was never counted.
+--
+-- The jobs of a queue are put - (taken - failed) + moved.
+create table queue_tally (
+    -- Null is none: it takes no room.
+    put integer,
+    taken integer,
+    completed integer,
+    failed integer,
+    -- Jobs that came back from the dead, less those that died, were cancelled or cleared.
+    moved integer,
+    dead integer,
+    queue text collate "C" not null
+) with (
+    autovacuum_vacuum_scale_factor = 0,
+    autovacuum_vacuum_threshold = 5000,
+    autovacuum_vacuum_cost_delay = 0
+);
+
+comment on table queue_tally is
+    'What calls have put, taken and so on, a row for each call, until it is added to queue_total.';
+
+-- A publication of all tables refuses the deletion of rows that it can't identify.
+alter table queue_tally replica identity full;
+
+create index queue_tally_queue_idx on queue_tally (queue);
+
+-- A queue has more than one row where several transactions added up at the same time.
+create table queue_total (
+    id bigint generated always as identity,
+    put bigint not null,
+    taken bigint not null,
+    completed bigint not null,
+    failed bigint not null,
+    moved bigint not null,
+    dead bigint not null,
+    queue text collate "C" not null,
+    constraint queue_total_pkey primary key (queue, id)
+) with (
+    fillfactor = 50,
+    autovacuum_vacuum_scale_factor = 0,
+    autovacuum_vacuum_threshold = 1000,
+    autovacuum_vacuum_cost_delay = 0
+);
+
+comment on table queue_total is
+    'Totals of each queue since it was made, but for the rows in queue_tally.';

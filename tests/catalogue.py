@@ -19,6 +19,7 @@ with
             'relation', relname::text,
             jsonb_build_object(
                 'kind', relkind, 'options', reloptions, 'persistence', relpersistence, 'security', relrowsecurity,
+                'replica identity', relreplident,
                 'grants', relacl::text, 'comment', obj_description(oid, 'pg_class'), 'owner', relowner::regrole
             )::text
         from relation
@@ -41,6 +42,9 @@ with
         from relation r join pg_constraint c on c.conrelid = r.oid
         union all
         select 'index', r.relname, pg_get_indexdef(r.oid) from relation r where r.relkind = 'i'
+        union all
+        select 'statistics', s.stxname, format('%%s %%s', s.stxkind, pg_get_statisticsobjdef_columns(s.oid))
+        from relation r join pg_statistic_ext s on s.stxrelid = r.oid
         union all
         select 'trigger', t.tgname, pg_get_triggerdef(t.oid)
         from relation r join pg_trigger t on t.tgrelid = r.oid where not t.tgisinternal

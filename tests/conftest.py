@@ -172,7 +172,7 @@ class Clones:
             conn.execute(DISCONNECT)
             clean = conn.execute(LEFT).fetchone() == (0,) and conn.execute(SET, [self.name]).fetchone() == (0,)
             if clean and self._look(database) == before:
-                conn.execute("truncate queue_job, queue_dead, queue_setting restart identity")
+                conn.execute("truncate queue_job, queue_dead, queue_setting, queue_tally, queue_total restart identity")
                 self._catalogue = self._look(database)
 
     def _look(self, database: Database) -> list[Any]:

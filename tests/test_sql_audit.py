@@ -243,8 +243,8 @@ def test_our_errors_have_a_hint(file):
         assert re.search(r"\bhint = ", statement)
 
 
-# queue_stats alone counts all queues.
-@pytest.mark.parametrize("file", [text for text in TEXTS if text.id != "queue_stats"])
+# _queue_names alone looks at all queues.
+@pytest.mark.parametrize("file", [text for text in TEXTS if text.id != "_queue_names"])
 def test_every_statement_on_jobs_names_its_queue(file):
     code = code_of(file.read_text())
     for statement in re.findall(r"\b(?:from|update|delete from) queue_job j\b.*?(?:;|\n\s*\)|limit)", code, re.S):

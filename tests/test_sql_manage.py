@@ -183,8 +183,9 @@ def test_drop_waits_for_takers(database, conn, commit):
         one.commit()
     else:
         one.rollback()
-    assert running.result() is (not commit)
+    assert running.result() is True
     assert stored(conn) == 0
+    assert column(conn, "select name from queue_stats()") == []
 
 
 # create
@@ -237,7 +238,7 @@ def test_stats_of_all_queues(conn):
 
 def test_stats_of_an_unknown_queue_is_a_row_of_zeros(conn):
     assert conn.execute("select * from queue_stats('apples')").fetchall() == [
-        ("apples", 0, 0, 0, 0, 0, False, None, None)
+        ("apples", 0, 0, 0, 0, 0, False, None, None, True, 0, 0, 0, 0)
     ]
 
 

@@ -1,5 +1,5 @@
 -- The way back from 0001: nothing of the queue remains, the jobs included.
-drop table queue_job, queue_dead, queue_setting;
+drop table queue_job, queue_dead, queue_setting, queue_tally, queue_total;
 
 -- Below this line `make sql` copies from sql/functions; edit the functions there.
 
@@ -7,6 +7,8 @@ drop function _queue_check_limits;
 drop function _queue_count_attempt;
 drop function _queue_fail;
 drop function _queue_find;
+drop function _queue_fold;
+drop function _queue_names;
 drop function _queue_pick;
 drop function _queue_promote;
 drop function _queue_refuse_count;
@@ -33,6 +35,7 @@ drop function queue_health;
 drop function queue_lease;
 drop function queue_lease_any;
 drop function queue_list;
+drop function queue_maintain;
 drop function queue_pause;
 drop function queue_progress;
 drop function queue_progress_many;

@@ -24,6 +24,8 @@
 -- Its life, leased: queue_put -> lease -> complete, or error and wait, or, out of
 -- attempts or unreadable, a row in `queue_dead` that says why. Nothing is thrown away.
 --
+-- What has gone through a queue is in `queue_total` and, for the latest calls, `queue_tally`.
+--
 -- Every statement names its queue, and the primary key starts with it: that is how the
 -- table can be partitioned or distributed by queue. No foreign keys point here: they
 -- would cost each put and get a look-up, and protect nothing that a queue has.
@@ -83,6 +85,19 @@ create index queue_job_waiting_idx on queue_job (queue, ready_at) where ready_at
 
 create unique index queue_job_dedupe_idx on queue_job (queue, dedupe_key) where dedupe_key is not null;
 
+-- How the jobs of a queue that are too many to count are divided: for queue_stats.
+create statistics queue_job_state (mcv) on
+    queue,
+    (
+        case
+            when ready_at is null then 'ready'
+            when receipt is not null then 'leased'
+            when attempts = 0 then 'scheduled'
+            else 'retrying'
+        end
+    )
+from queue_job;
+
 create table queue_dead (
     id bigint not null,
     died_at timestamptz not null,
@@ -128,6 +143,58 @@ create table queue_setting (
 
 comment on table queue_setting is
     'Queues that were created or paused by name. A queue without a row here works with the defaults.';
+
+-- Totals. Each call that puts jobs or ends with them inserts a row of what it did; now and
+-- then such a call, or queue_maintain, adds the rows of a queue up (_queue_fold). A row that
+-- all calls update would be held until the end of the longest transaction, and be copied each
+-- time: with an old snapshot held open, its copies would have to be walked over by each call.
+-- Nobody ever waits for these rows, and what is rolled back was never counted.
+--
+-- The jobs of a queue are put - (taken - failed) + moved.
+create table queue_tally (
+    -- Null is none: it takes no room.
+    put integer,
+    taken integer,
+    completed integer,
+    failed integer,
+    -- Jobs that came back from the dead, less those that died, were cancelled or cleared.
+    moved integer,
+    dead integer,
+    queue text collate "C" not null
+) with (
+    autovacuum_vacuum_scale_factor = 0,
+    autovacuum_vacuum_threshold = 5000,
+    autovacuum_vacuum_cost_delay = 0
+);
+
+comment on table queue_tally is
+    'What calls have put, taken and so on, a row for each call, until it is added to queue_total.';
+
+-- A publication of all tables refuses the deletion of rows that it can't identify.
+alter table queue_tally replica identity full;
+
+create index queue_tally_queue_idx on queue_tally (queue);
+
+-- A queue has more than one row where several transactions added up at the same time.
+create table queue_total (
+    id bigint generated always as identity,
+    put bigint not null,
+    taken bigint not null,
+    completed bigint not null,
+    failed bigint not null,
+    moved bigint not null,
+    dead bigint not null,
+    queue text collate "C" not null,
+    constraint queue_total_pkey primary key (queue, id)
+) with (
+    fillfactor = 50,
+    autovacuum_vacuum_scale_factor = 0,
+    autovacuum_vacuum_threshold = 1000,
+    autovacuum_vacuum_cost_delay = 0
+);
+
+comment on table queue_total is
+    'Totals of each queue since it was made, but for the rows in queue_tally.';
 
 -- Below this line `make sql` copies from sql/functions; edit the functions there.
 
@@ -277,6 +344,8 @@ begin
     v_max_attempts := coalesce(v_job.max_attempts, v_job.queue_max_attempts, 5);
     if _queue_fail.bury or v_job.attempts >= v_max_attempts then
         delete from queue_dead d where d.queue = _queue_fail.queue and d.id = _queue_fail.id;
+        insert into queue_tally (queue, taken, failed, moved, dead)
+        values (_queue_fail.queue, 1, 1, -1, case when found then 0 else 1 end);
         with gone as (
             delete from queue_job j where j.queue = _queue_fail.queue and j.id = _queue_fail.id returning j.*
         )
@@ -314,6 +383,7 @@ begin
         last_error = v_error,
         history = v_history
     where j.queue = _queue_fail.queue and j.id = _queue_fail.id;
+    insert into queue_tally (queue, taken, failed) values (_queue_fail.queue, 1, 1);
     return true;
 end
 $$;
@@ -348,6 +418,131 @@ comment on function _queue_find is
     'Private: the id of the live job with this dedupe_key, null if there is none.';
 
 revoke all on function _queue_find from public;
+
+-- functions/_queue_fold.sql
+create or replace function _queue_fold(
+    queue text,
+    force boolean default false
+)
+returns integer
+language plpgsql
+volatile
+security definer
+set search_path from current
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_sort = off
+set jit = off
+as $$
+#variable_conflict use_column
+declare
+    v_begin timestamptz := clock_timestamp();
+    v_excess float8;
+    v_rows tid[];
+    v_sum record;
+    v_id bigint;
+begin
+    -- Above READ COMMITTED a row that somebody else has folded meanwhile is an error (40001).
+    if current_setting('transaction_isolation') <> 'read committed'
+        -- When this session folds again, in seconds since 1970; as text, since anybody may set it.
+        or (
+            not _queue_fold.force
+            and coalesce(current_setting('pgq_py.fold_after', true), '') collate "C" > extract(epoch from v_begin)::text
+        )
+    then
+        return 0;
+    end if;
+    -- Nothing here waits: what another transaction is folding is left to it. If that one is
+    -- rolled back it has been folded by nobody, and is there for the next.
+    v_rows := array(
+        select t.ctid from queue_tally t where t.queue = _queue_fold.queue limit 10000 for update skip locked
+    );
+    if v_rows <> '{}' then
+        with gone as (
+            delete from queue_tally t where t.queue = _queue_fold.queue and t.ctid = any (v_rows) returning t.*
+        )
+        select
+            coalesce(sum(g.put), 0) as put,
+            coalesce(sum(g.taken), 0) as taken,
+            coalesce(sum(g.completed), 0) as completed,
+            coalesce(sum(g.failed), 0) as failed,
+            coalesce(sum(g.moved), 0) as moved,
+            coalesce(sum(g.dead), 0) as dead
+        into v_sum
+        from gone g;
+        select t.id
+        into v_id
+        from queue_total t
+        where t.queue = _queue_fold.queue
+        order by t.id
+        limit 1
+        for update skip locked;
+        if found then
+            update queue_total t
+            set put = t.put + v_sum.put,
+                taken = t.taken + v_sum.taken,
+                completed = t.completed + v_sum.completed,
+                failed = t.failed + v_sum.failed,
+                moved = t.moved + v_sum.moved,
+                dead = t.dead + v_sum.dead
+            where t.queue = _queue_fold.queue and t.id = v_id;
+        else
+            insert into queue_total (queue, put, taken, completed, failed, moved, dead)
+            values (
+                _queue_fold.queue, v_sum.put, v_sum.taken, v_sum.completed, v_sum.failed, v_sum.moved, v_sum.dead
+            );
+        end if;
+    end if;
+    -- While an old snapshot is held open, folded rows stay to be walked over by the next. What
+    -- took longer than the rows that were folded are worth is no more than a hundredth of the
+    -- session's time.
+    v_excess := extract(epoch from clock_timestamp() - v_begin) - 0.001 - 0.00002 * cardinality(v_rows);
+    if v_excess > 0 and not _queue_fold.force then
+        perform set_config('pgq_py.fold_after', (extract(epoch from v_begin) + 100 * v_excess)::text, false);
+    end if;
+    return cardinality(v_rows);
+end
+$$;
+
+comment on function _queue_fold is
+    'Private: add up to 10,000 rows of queue_tally to the queue''s totals, and remove them. Gives their number. Waits for nobody, and does nothing above READ COMMITTED, nor, unless by FORCE, where this session has lately spent much time on it.';
+
+revoke all on function _queue_fold from public;
+
+-- functions/_queue_names.sql
+create or replace function _queue_names()
+returns setof text
+language plpgsql
+volatile
+security definer
+set search_path from current
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_sort = off
+set jit = off
+as $$
+declare
+    v_name text collate "C" := '';
+begin
+    -- From each name to the next one, in each table: the number of rows doesn't matter.
+    loop
+        v_name := least(
+            (select j.queue from queue_job j where j.queue > v_name order by j.queue limit 1),
+            (select d.queue from queue_dead d where d.queue > v_name order by d.queue limit 1),
+            (select s.queue from queue_setting s where s.queue > v_name order by s.queue limit 1),
+            (select t.queue from queue_total t where t.queue > v_name order by t.queue limit 1),
+            (select t.queue from queue_tally t where t.queue > v_name order by t.queue limit 1)
+        );
+        exit when v_name is null;
+        return next v_name;
+    end loop;
+end
+$$;
+
+comment on function _queue_names is
+    'Private: the names of all queues that have jobs, dead jobs, settings or totals, sorted by their bytes. The time grows with the number of queues, not of jobs.';
+
+revoke all on function _queue_names from public;
 
 -- functions/_queue_pick.sql
 create or replace function _queue_pick(
@@ -682,6 +877,9 @@ begin
         queue_bury.dedupe_key, queue_bury.headers
     )
     on conflict (queue, id) do nothing;
+    if found then
+        insert into queue_tally (queue, dead) values (queue_bury.queue, 1);
+    end if;
 end
 $$;
 
@@ -729,6 +927,7 @@ begin
         return false;
     end if;
     delete from queue_job j where j.queue = queue_cancel.queue and j.id = queue_cancel.id;
+    insert into queue_tally (queue, moved) values (queue_cancel.queue, -1);
     return true;
 end
 $$;
@@ -834,6 +1033,9 @@ begin
         v_cleared := v_cleared + v_rows;
         v_last := v_ids[cardinality(v_ids)];
     end loop;
+    if v_cleared > 0 then
+        insert into queue_tally (queue, moved) values (queue_clear.queue, - v_cleared);
+    end if;
     return v_cleared;
 end
 $$;
@@ -880,7 +1082,14 @@ begin
         and j.id = queue_complete.id
         and j.receipt = queue_complete.receipt
         and j.lease_until > v_now;
-    return found;
+    if not found then
+        return false;
+    end if;
+    insert into queue_tally (queue, taken, completed) values (queue_complete.queue, 1, 1);
+    if random() < 0.005 then
+        perform _queue_fold(queue_complete.queue);
+    end if;
+    return true;
 end
 $$;
 
@@ -922,6 +1131,7 @@ as $$
 declare
     v_done boolean[];
     v_job record;
+    v_rows integer;
     v_now timestamptz := clock_timestamp();
 begin
     if octet_length(queue_complete_many.queue) between 1 and 255 is not true then
@@ -945,6 +1155,13 @@ begin
             and j.lease_until > v_now;
         v_done[v_job.n] := found;
     end loop;
+    v_rows := cardinality(array_positions(v_done, true));
+    if v_rows > 0 then
+        insert into queue_tally (queue, taken, completed) values (queue_complete_many.queue, v_rows, v_rows);
+        if random() < 0.005 then
+            perform _queue_fold(queue_complete_many.queue);
+        end if;
+    end if;
     return query
     select u.id, u.done from unnest(ids, v_done) with ordinality as u (id, done, n) order by u.n;
 end
@@ -1168,6 +1385,9 @@ begin
     using chosen c
     where d.queue = queue_dead_delete.queue and d.id = c.id;
     get diagnostics v_rows = row_count;
+    if v_rows > 0 then
+        insert into queue_tally (queue, dead) values (queue_dead_delete.queue, - v_rows);
+    end if;
     return v_rows;
 end
 $$;
@@ -1285,21 +1505,33 @@ as $$
 #variable_conflict use_column
 declare
     v_found boolean := false;
+    v_left tid[];
 begin
     if octet_length(queue_drop.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_drop.queue);
     end if;
-    delete from queue_setting s where s.queue = queue_drop.queue;
+    -- Twice: first, while nothing else is locked, to wait for a transaction that is folding
+    -- them; at the end for what those left behind that were taking jobs.
+    delete from queue_tally t where t.queue = queue_drop.queue;
     v_found := found;
+    delete from queue_total t where t.queue = queue_drop.queue;
+    v_found := v_found or found;
+    delete from queue_setting s where s.queue = queue_drop.queue;
+    v_found := v_found or found;
     delete from queue_job j where j.queue = queue_drop.queue;
     v_found := v_found or found;
     delete from queue_dead d where d.queue = queue_drop.queue;
-    return v_found or found;
+    v_found := v_found or found;
+    v_left := array(
+        select t.ctid from queue_tally t where t.queue = queue_drop.queue for update skip locked
+    );
+    delete from queue_tally t where t.queue = queue_drop.queue and t.ctid = any (v_left);
+    return v_found;
 end
 $$;
 
 comment on function queue_drop is $$
-Remove a queue with all that is in it: jobs, dead jobs and settings.
+Remove a queue with all that is in it: jobs, dead jobs, settings and totals.
 
 Waits for transactions that are taking jobs from it. A put afterwards makes the queue anew.
 
@@ -1569,6 +1801,13 @@ begin
             j.dedupe_key,
             j.headers;
     end loop;
+
+    if v_ids <> '{}' then
+        insert into queue_tally (queue, taken) values (queue_get.queue, cardinality(v_ids));
+        if random() < 0.005 then
+            perform _queue_fold(queue_get.queue);
+        end if;
+    end if;
 
     -- Takers that came by meanwhile could not see what was promoted here, and sleep.
     if cardinality(v_promoted) > 0 then
@@ -2515,6 +2754,140 @@ $$;
 
 revoke all on function queue_list from public;
 
+-- functions/queue_maintain.sql
+create or replace function queue_maintain()
+returns table (
+    task text,
+    done bigint
+)
+language plpgsql
+volatile
+security definer
+set search_path from current
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_sort = off
+set jit = off
+as $$
+#variable_conflict use_column
+declare
+    v_queues text[] := array(select n.name from _queue_names() as n (name));
+    v_queue text;
+    v_rows bigint;
+    v_keep interval;
+    v_delete bigint := 0;
+    v_fold bigint := 0;
+    v_correct bigint := 0;
+    v_promote bigint := 0;
+begin
+    -- Each part passes over what others hold. What goes wrong with one queue is reported, and
+    -- does not keep the others waiting.
+    foreach v_queue in array v_queues loop
+        begin
+            v_keep := (select s.keep_dead_for from queue_setting s where s.queue = v_queue);
+            if v_keep is not null and v_delete < 10000 then
+                v_delete := v_delete + queue_dead_delete(
+                    v_queue, died_before => clock_timestamp() - v_keep, count => (10000 - v_delete)::integer
+                );
+            end if;
+            v_fold := v_fold + _queue_fold(v_queue, force => true);
+        exception
+            when others then
+                raise warning 'queue_maintain: old dead jobs and totals of queue %: %', quote_ident(v_queue), sqlerrm
+                    using errcode = sqlstate;
+        end;
+    end loop;
+
+    -- Whoever changed the tables by hand has left the totals wrong. Where there is little to
+    -- count they are put right; by one at a time, or they would be put right twice.
+    if current_setting('transaction_isolation') = 'read committed'
+        and pg_try_advisory_xact_lock(hashtextextended(current_schema() || '.queue_maintain', 0))
+    then
+        foreach v_queue in array v_queues loop
+            begin
+                insert into queue_tally (queue, moved, dead)
+                select v_queue, j.rows - t.jobs, d.rows - t.dead
+                from (
+                    select count(*) as rows
+                    from (select from queue_job j where j.queue = v_queue limit 1001) j
+                ) j, (
+                    select count(*) as rows
+                    from (select from queue_dead d where d.queue = v_queue limit 1001) d
+                ) d, (
+                    select
+                        coalesce(sum(
+                            coalesce(t.put, 0) - coalesce(t.taken, 0) + coalesce(t.failed, 0) + coalesce(t.moved, 0)
+                        ), 0) as jobs,
+                        coalesce(sum(t.dead), 0) as dead
+                    from (
+                        select t.put, t.taken, t.failed, t.moved, t.dead
+                        from queue_total t
+                        where t.queue = v_queue
+                        union all
+                        select t.put, t.taken, t.failed, t.moved, t.dead
+                        from queue_tally t
+                        where t.queue = v_queue
+                    ) t
+                ) t
+                where j.rows <= 1000 and d.rows <= 1000 and (j.rows <> t.jobs or d.rows <> t.dead);
+                get diagnostics v_rows = row_count;
+                v_correct := v_correct + v_rows;
+            exception
+                when others then
+                    raise warning 'queue_maintain: totals of queue %: %', quote_ident(v_queue), sqlerrm
+                        using errcode = sqlstate;
+            end;
+        end loop;
+    end if;
+
+    -- Last, because they stay locked until the end.
+    foreach v_queue in array v_queues loop
+        exit when v_promote >= 10000;
+        begin
+            v_rows := cardinality(_queue_promote(v_queue, clock_timestamp(), 1000));
+            if v_rows > 0 then
+                perform pg_notify(queue_channel(v_queue), '');
+                v_promote := v_promote + v_rows;
+            end if;
+        exception
+            when others then
+                raise warning 'queue_maintain: jobs of queue % that have come due: %', quote_ident(v_queue), sqlerrm
+                    using errcode = sqlstate;
+        end;
+    end loop;
+
+    return query
+    values
+        ('delete dead jobs', v_delete),
+        ('fold totals', v_fold),
+        ('correct totals', v_correct),
+        ('promote due jobs', v_promote);
+end
+$$;
+
+comment on function queue_maintain is $$
+Do what must be done now and then, in all queues. Workers call it, pg_cron may, once a minute
+or so. Nothing breaks if nobody does; dead jobs are then kept.
+
+It does a bounded amount of work, and may be called by several at once: they pass over what
+the others do. What can't be done in one queue is a warning, and the other queues are not
+affected. Commit at once: until then others pass over what was promoted.
+
+Returns one row for each task, with what was **done**: `delete dead jobs`, older than
+the queue's `keep_dead_for`, 10,000 at most; `fold totals`, rows of queue_tally that were
+added to queue_total, 10,000 of a queue at most; `correct totals`, queues of up to 1,000 jobs
+and dead jobs whose totals did not fit them, because somebody wrote to the tables by hand;
+`promote due jobs`, jobs that have come due and leases that ran out, 1,000 of a queue at most,
+whose queues are notified.
+
+Errors: none of its own. At READ COMMITTED it does all of it; above, what another transaction
+touches at the same time is a warning, and totals are left as they are.
+
+    select task, done from queue_maintain();
+$$;
+
+revoke all on function queue_maintain from public;
+
 -- functions/queue_pause.sql
 create or replace function queue_pause(
     queue text
@@ -2797,6 +3170,10 @@ begin
         v_allowed := true;
     end loop;
 
+    insert into queue_tally (queue, put) values (queue_put.queue, 1);
+    if random() < 0.005 then
+        perform _queue_fold(queue_put.queue);
+    end if;
     if queue_put.notify then
         perform pg_notify(queue_channel(queue_put.queue), '');
     end if;
@@ -3030,6 +3407,12 @@ begin
         order by u.n;
     end if;
 
+    if v_inserted > 0 then
+        insert into queue_tally (queue, put) values (queue_put_many.queue, v_inserted);
+        if random() < 0.005 then
+            perform _queue_fold(queue_put_many.queue);
+        end if;
+    end if;
     if queue_put_many.notify and v_inserted > 0 then
         perform pg_notify(queue_channel(queue_put_many.queue), '');
     end if;
@@ -3117,6 +3500,7 @@ begin
     where d.queue = queue_redrive.queue and d.id = b.id;
     get diagnostics v_rows = row_count;
     if v_rows > 0 then
+        insert into queue_tally (queue, moved, dead) values (queue_redrive.queue, v_rows, - v_rows);
         perform pg_notify(queue_channel(queue_redrive.queue), '');
     end if;
     return v_rows;
@@ -3357,69 +3741,249 @@ returns table (
     dead bigint,
     paused boolean,
     oldest_ready_at timestamptz,
-    next_due_at timestamptz
+    next_due_at timestamptz,
+    exact boolean,
+    put bigint,
+    taken bigint,
+    completed bigint,
+    failed bigint
 )
 language plpgsql
 volatile
 security definer
 set search_path from current
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_sort = off
+set jit = off
 as $$
+#variable_conflict use_column
 declare
     v_now timestamptz := clock_timestamp();
+    v_queue text;
+    v_see record;
+    v_jobs bigint;
+    v_rest bigint;
+    -- Of ready, scheduled, retrying, leased.
+    v_shares float8[];
+    v_counts bigint[];
+    v_share float8;
 begin
     if octet_length(queue_stats.queue) not between 1 and 255 then
         perform _queue_refuse_name(queue_stats.queue);
     end if;
-    return query
-    select
-        n.name,
-        coalesce(j.ready, 0),
-        coalesce(j.scheduled, 0),
-        coalesce(j.retrying, 0),
-        coalesce(j.leased, 0),
-        (select count(*) from queue_dead d where d.queue = n.name),
-        coalesce((select s.paused from queue_setting s where s.queue = n.name), false),
-        j.oldest_ready_at,
-        j.next_due_at
-    from (
-        select queue_stats.queue as name where queue_stats.queue is not null
-        union
-        select s.queue from queue_setting s where queue_stats.queue is null
-        union
-        select d.queue from queue_dead d where queue_stats.queue is null
-        union
-        select a.queue from queue_job a where queue_stats.queue is null
-    ) n
-    left join (
-        select
-            a.queue,
-            count(*) filter (where coalesce(greatest(a.ready_at, a.lease_until) <= v_now, true)) as ready,
-            count(*) filter (where a.ready_at > v_now and a.receipt is null and a.attempts = 0) as scheduled,
-            count(*) filter (where a.ready_at > v_now and a.receipt is null and a.attempts > 0) as retrying,
-            count(*) filter (where a.lease_until > v_now) as leased,
-            min(coalesce(a.ready_at, a.schedule_at, a.enqueued_at))
-                filter (where coalesce(greatest(a.ready_at, a.lease_until) <= v_now, true)) as oldest_ready_at,
-            min(greatest(a.ready_at, a.lease_until)) filter (where greatest(a.ready_at, a.lease_until) > v_now)
-                as next_due_at
-        from queue_job a
-        where queue_stats.queue is null or a.queue = queue_stats.queue
-        group by a.queue
-    ) j on j.queue = n.name
-    order by n.name;
+    for v_queue in
+        select queue_stats.queue where queue_stats.queue is not null
+        union all
+        select n.name from _queue_names() as n (name) where queue_stats.queue is null
+    loop
+        -- One statement, and so one snapshot: what is counted here and what was counted by
+        -- those who put and took agree. Of each kind 1,000 are looked at, and one more that
+        -- says whether there are more.
+        select r.*, w.*, d.*, t.*
+        into v_see
+        from (
+            select count(*) as ready_rows, min(coalesce(j.schedule_at, j.enqueued_at)) as ready_since
+            from (
+                select j.schedule_at, j.enqueued_at
+                from queue_job j
+                where j.queue = v_queue and j.ready_at is null
+                order by j.rank, j.expected_at, j.id
+                limit 1001
+            ) j
+        ) r, (
+            select
+                count(*) as waiting_rows,
+                count(*) filter (where j.due_at <= v_now) as due,
+                min(j.ready_at) filter (where j.due_at <= v_now) as due_since,
+                min(j.due_at) filter (where j.due_at > v_now) as next_due_at,
+                count(*) filter (where j.due_at > v_now and j.receipt is null and j.attempts = 0) as scheduled,
+                count(*) filter (where j.due_at > v_now and j.receipt is null and j.attempts > 0) as retrying,
+                count(*) filter (where j.due_at > v_now and j.receipt is not null) as leased
+            from (
+                select j.ready_at, j.receipt, j.attempts, greatest(j.ready_at, j.lease_until) as due_at
+                from queue_job j
+                where j.queue = v_queue and j.ready_at is not null
+                order by j.ready_at
+                limit 1001
+            ) j
+        ) w, (
+            select count(*) as dead_rows
+            from (select from queue_dead d where d.queue = v_queue limit 1001) d
+        ) d, (
+            select
+                coalesce(sum(t.put), 0)::bigint as put,
+                coalesce(sum(t.taken), 0)::bigint as taken,
+                coalesce(sum(t.completed), 0)::bigint as completed,
+                coalesce(sum(t.failed), 0)::bigint as failed,
+                coalesce(sum(t.moved), 0)::bigint as moved,
+                coalesce(sum(t.dead), 0)::bigint as dead
+            from (
+                select t.put, t.taken, t.completed, t.failed, t.moved, t.dead
+                from queue_total t
+                where t.queue = v_queue
+                union all
+                select t.put, t.taken, t.completed, t.failed, t.moved, t.dead
+                from queue_tally t
+                where t.queue = v_queue
+            ) t
+        ) t;
+
+        name := v_queue;
+        put := v_see.put;
+        taken := v_see.taken;
+        completed := v_see.completed;
+        failed := v_see.failed;
+        dead := case when v_see.dead_rows > 1000 then greatest(v_see.dead, v_see.dead_rows) else v_see.dead_rows end;
+        paused := exists (select from queue_setting s where s.queue = v_queue and s.paused);
+        next_due_at := v_see.next_due_at;
+        oldest_ready_at := least(v_see.ready_since, v_see.due_since);
+        v_counts := array[v_see.ready_rows, v_see.scheduled, v_see.retrying, v_see.leased];
+
+        v_jobs := v_see.put - v_see.taken + v_see.failed + v_see.moved;
+        v_rest := greatest(v_jobs - v_see.ready_rows - v_see.waiting_rows, 0);
+        if v_see.waiting_rows <= 1000 then
+            exact := v_see.ready_rows <= 1000 or v_jobs >= v_see.ready_rows + v_see.waiting_rows;
+            if v_see.ready_rows > 1000 then
+                v_counts[1] := v_counts[1] + v_rest;
+            end if;
+        else
+            exact := false;
+            -- Those that were not looked at: as the sample that ANALYZE took of the queue, or
+            -- without one as those that were, and as many ready as waiting.
+            v_shares := (
+                select array_agg(coalesce(m.share, 0) order by s.n)
+                from unnest('{ready, scheduled, retrying, leased}'::text[]) with ordinality as s (state, n)
+                left join (
+                    select e.most_common_vals[i][2] as state, e.most_common_freqs[i] as share
+                    from pg_stats_ext e, generate_subscripts(e.most_common_freqs, 1) as i
+                    where e.statistics_schemaname = current_schema()
+                        and e.statistics_name = 'queue_job_state'
+                        and e.most_common_vals[i][1] = v_queue
+                ) m on m.state = s.state
+            );
+            if (select sum(u) from unnest(v_shares) as u) > 0 is not true then
+                v_shares := array[v_see.waiting_rows, v_counts[2], v_counts[3], v_counts[4]];
+            end if;
+            if v_see.ready_rows <= 1000 then
+                v_shares[1] := 0;
+            end if;
+            -- What was seen is not expected again.
+            v_share := (select sum(u) from unnest(v_shares) as u);
+            v_shares := array(
+                select greatest(u.share / nullif(v_share, 0) * v_jobs - u.seen, 0)
+                from unnest(v_shares, v_counts) with ordinality as u (share, seen, n)
+                order by u.n
+            );
+            v_share := (select sum(u) from unnest(v_shares) as u);
+            if v_share > 0 is not true then
+                v_shares := array[(v_see.ready_rows > 1000)::integer, 1, 0, 0];
+                v_share := 1 + v_shares[1];
+            end if;
+            v_counts := array(
+                select u.seen + round(u.share / v_share * v_rest)
+                from unnest(v_shares, v_counts) with ordinality as u (share, seen, n)
+                order by u.n
+            );
+            if next_due_at is null then
+                -- More than 1,000 have come due and were not promoted.
+                next_due_at := (
+                    select min(greatest(j.ready_at, j.lease_until))
+                    from (
+                        select j.ready_at, j.lease_until
+                        from queue_job j
+                        where j.queue = v_queue and j.ready_at is not null and j.ready_at > v_now
+                        order by j.ready_at
+                        limit 100
+                    ) j
+                );
+            end if;
+        end if;
+        ready := v_counts[1] + v_see.due;
+        scheduled := v_counts[2];
+        retrying := v_counts[3];
+        leased := v_counts[4];
+
+        if v_see.ready_rows > 1000 then
+            -- Behind those that come first are jobs of lower priority, which may have waited
+            -- for longer: the first of each priority, and those with the lowest ids.
+            oldest_ready_at := least(
+                oldest_ready_at,
+                (
+                    with recursive first (rank, since, n) as (
+                        (
+                            select j.rank, coalesce(j.schedule_at, j.enqueued_at), 1
+                            from queue_job j
+                            where j.queue = v_queue and j.ready_at is null
+                            order by j.rank, j.expected_at, j.id
+                            limit 1
+                        )
+                        union all
+                        select l.rank, l.since, f.n + 1
+                        from first f
+                        cross join lateral (
+                            select j.rank, coalesce(j.schedule_at, j.enqueued_at) as since
+                            from queue_job j
+                            where j.queue = v_queue and j.ready_at is null and j.rank > f.rank
+                            order by j.rank, j.expected_at, j.id
+                            limit 1
+                        ) l
+                        where f.n < 20
+                    )
+                    select min(f.since) from first f
+                ),
+                (
+                    select min(coalesce(j.schedule_at, j.enqueued_at)) filter (where j.ready_at is null)
+                    from (
+                        select j.ready_at, j.schedule_at, j.enqueued_at
+                        from queue_job j
+                        where j.queue = v_queue
+                        order by j.id
+                        limit 100
+                    ) j
+                )
+            );
+        end if;
+        return next;
+    end loop;
 end
 $$;
 
 comment on function queue_stats is $$
-What is in a queue, or in all of them. All figures are exact, and the time grows with the
-number of jobs.
+What is in a queue, or in all of them, and what has gone through. The time does not grow with
+the number of jobs.
 
-**queue**: name of the queue; by default all queues that have jobs, dead jobs or settings.
+**queue**: name of the queue; by default all queues that have jobs, dead jobs, settings or
+totals, sorted by name.
 
-Returns one row for each queue: **name**; **ready**, jobs that could be taken now;
-**scheduled**, waiting for their time; **retrying**, waiting after a failed attempt;
-**leased**, held by a consumer; **dead**; **paused**; **oldest_ready_at**, since when the job
-that has waited longest could have been taken; **next_due_at**, when the next waiting job
+Returns one row for each queue.
+
+What is there now: **name**; **ready**, jobs that could be taken now; **scheduled**, waiting
+for their time; **retrying**, waiting after a failed attempt; **leased**, held by a consumer;
+**dead**; **paused**.
+
+**exact** is true if ready, scheduled, retrying and leased are exact: when no more than 1,000
+jobs wait (are scheduled, retrying or leased), however many are ready. With more, their sum is
+still exact, each of the four is at least what the first 1,000 show, and their shares are
+those that ANALYZE found last (autovacuum runs it). Up to 1,000 dead jobs are counted, more
+are known from the totals. Jobs that a transaction is taking at this moment still count.
+
+**oldest_ready_at** is since when the job that has waited longest could have been taken. With
+more than 1,000 ready jobs it is of those that would be taken first, the first of each
+priority (of 20 at most) and those with the lowest ids: true unless priorities or expected
+times are mixed, and then a job may be older. **next_due_at** is when the next waiting job
 comes due.
+
+What has gone through since the queue was made; these only grow, are exact, and count what
+is committed: **put**, jobs that were put, those not among them whose dedupe_key was in the
+queue already; **taken**, jobs that were handed out, counted when the attempt ends: when the
+transaction of `queue_get` commits, when a leased job is completed or has failed, or its lease
+has run out and somebody noticed; **completed**, those of them that ended with
+`queue_complete`; **failed**, those that ended with `queue_error` or with their lease. The rest
+of the taken were taken with `queue_get`. A job that was released, cancelled or cleared was
+not taken. `queue_drop` sets all to zero.
+
+All this holds as long as only these functions write to the queue's tables.
 
 Errors: 22023 for a bad name.
 

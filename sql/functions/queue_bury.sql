@@ -38,6 +38,9 @@ begin
         queue_bury.dedupe_key, queue_bury.headers
     )
     on conflict (queue, id) do nothing;
+    if found then
+        insert into queue_tally (queue, dead) values (queue_bury.queue, 1);
+    end if;
 end
 $$;
 

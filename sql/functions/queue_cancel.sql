@@ -22,6 +22,7 @@ begin
         return false;
     end if;
     delete from queue_job j where j.queue = queue_cancel.queue and j.id = queue_cancel.id;
+    insert into queue_tally (queue, moved) values (queue_cancel.queue, -1);
     return true;
 end
 $$;

@@ -42,6 +42,9 @@ begin
         v_cleared := v_cleared + v_rows;
         v_last := v_ids[cardinality(v_ids)];
     end loop;
+    if v_cleared > 0 then
+        insert into queue_tally (queue, moved) values (queue_clear.queue, - v_cleared);
+    end if;
     return v_cleared;
 end
 $$;

@@ -22,7 +22,14 @@ begin
         and j.id = queue_complete.id
         and j.receipt = queue_complete.receipt
         and j.lease_until > v_now;
-    return found;
+    if not found then
+        return false;
+    end if;
+    insert into queue_tally (queue, taken, completed) values (queue_complete.queue, 1, 1);
+    if random() < 0.005 then
+        perform _queue_fold(queue_complete.queue);
+    end if;
+    return true;
 end
 $$;
 

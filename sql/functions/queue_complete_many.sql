@@ -17,6 +17,7 @@ as $$
 declare
     v_done boolean[];
     v_job record;
+    v_rows integer;
     v_now timestamptz := clock_timestamp();
 begin
     if octet_length(queue_complete_many.queue) between 1 and 255 is not true then
@@ -40,6 +41,13 @@ begin
             and j.lease_until > v_now;
         v_done[v_job.n] := found;
     end loop;
+    v_rows := cardinality(array_positions(v_done, true));
+    if v_rows > 0 then
+        insert into queue_tally (queue, taken, completed) values (queue_complete_many.queue, v_rows, v_rows);
+        if random() < 0.005 then
+            perform _queue_fold(queue_complete_many.queue);
+        end if;
+    end if;
     return query
     select u.id, u.done from unnest(ids, v_done) with ordinality as u (id, done, n) order by u.n;
 end

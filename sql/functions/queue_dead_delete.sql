@@ -39,6 +39,9 @@ begin
     using chosen c
     where d.queue = queue_dead_delete.queue and d.id = c.id;
     get diagnostics v_rows = row_count;
+    if v_rows > 0 then
+        insert into queue_tally (queue, dead) values (queue_dead_delete.queue, - v_rows);
+    end if;
     return v_rows;
 end
 $$;

@@ -10,21 +10,33 @@ as $$
 #variable_conflict use_column
 declare
     v_found boolean := false;
+    v_left tid[];
 begin
     if octet_length(queue_drop.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_drop.queue);
     end if;
-    delete from queue_setting s where s.queue = queue_drop.queue;
+    -- Twice: first, while nothing else is locked, to wait for a transaction that is folding
+    -- them; at the end for what those left behind that were taking jobs.
+    delete from queue_tally t where t.queue = queue_drop.queue;
     v_found := found;
+    delete from queue_total t where t.queue = queue_drop.queue;
+    v_found := v_found or found;
+    delete from queue_setting s where s.queue = queue_drop.queue;
+    v_found := v_found or found;
     delete from queue_job j where j.queue = queue_drop.queue;
     v_found := v_found or found;
     delete from queue_dead d where d.queue = queue_drop.queue;
-    return v_found or found;
+    v_found := v_found or found;
+    v_left := array(
+        select t.ctid from queue_tally t where t.queue = queue_drop.queue for update skip locked
+    );
+    delete from queue_tally t where t.queue = queue_drop.queue and t.ctid = any (v_left);
+    return v_found;
 end
 $$;
 
 comment on function queue_drop is $$
-Remove a queue with all that is in it: jobs, dead jobs and settings.
+Remove a queue with all that is in it: jobs, dead jobs, settings and totals.
 
 Waits for transactions that are taking jobs from it. A put afterwards makes the queue anew.
 

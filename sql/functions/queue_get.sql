@@ -108,6 +108,13 @@ begin
             j.headers;
     end loop;
 
+    if v_ids <> '{}' then
+        insert into queue_tally (queue, taken) values (queue_get.queue, cardinality(v_ids));
+        if random() < 0.005 then
+            perform _queue_fold(queue_get.queue);
+        end if;
+    end if;
+
     -- Takers that came by meanwhile could not see what was promoted here, and sleep.
     if cardinality(v_promoted) > 0 then
         if exists (select unnest(v_promoted) except select unnest(v_ids)) then

@@ -101,6 +101,10 @@ begin
         v_allowed := true;
     end loop;
 
+    insert into queue_tally (queue, put) values (queue_put.queue, 1);
+    if random() < 0.005 then
+        perform _queue_fold(queue_put.queue);
+    end if;
     if queue_put.notify then
         perform pg_notify(queue_channel(queue_put.queue), '');
     end if;

@@ -183,6 +183,12 @@ begin
         order by u.n;
     end if;
 
+    if v_inserted > 0 then
+        insert into queue_tally (queue, put) values (queue_put_many.queue, v_inserted);
+        if random() < 0.005 then
+            perform _queue_fold(queue_put_many.queue);
+        end if;
+    end if;
     if queue_put_many.notify and v_inserted > 0 then
         perform pg_notify(queue_channel(queue_put_many.queue), '');
     end if;
