@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any
 
 import psycopg
@@ -117,25 +118,45 @@ class Database:
             conn.close()
 
 
-# What a test may have left in the catalogue: anything but rows in the queue's tables.
+# What a test may have left in the catalogue: anything but rows in the queue's tables. Of pg_class what a
+# truncate does not change.
 CATALOGUE = " union all ".join(
-    f"select '{table}', oid, xmin::text from {table} where {rows}"
-    for table, rows in {
-        "pg_class": "oid >= 16384 and relpersistence <> 't'",
-        "pg_proc": "oid >= 16384",
-        "pg_operator": "oid >= 16384",
-        "pg_namespace": "nspname !~ '_temp_'",
-        "pg_extension": "true",
-        "pg_trigger": "true",
-        "pg_type": "oid >= 16384 and typnamespace::regnamespace::text !~ '_temp_'",
-    }.items()
+    f"select concat_ws(' ', '{table}', {columns}) from {table} where {rows}"
+    for table, columns, rows in [
+        (
+            "pg_class",
+            "oid, relname, relnamespace, relowner, relacl, reloptions, relhasindex, relhastriggers, relrowsecurity",
+            "oid >= 16384 and relpersistence <> 't'",
+        ),
+        ("pg_attribute", "attrelid, attnum, xmin", "attrelid >= 16384 and attrelid::regclass::text !~ '^pg_temp'"),
+        ("pg_proc", "oid, xmin", "oid >= 16384"),
+        ("pg_operator", "oid, xmin", "oid >= 16384"),
+        ("pg_namespace", "oid, xmin", "nspname !~ '_temp_'"),
+        ("pg_extension", "oid, xmin", "true"),
+        ("pg_trigger", "oid, xmin", "true"),
+        ("pg_type", "oid, xmin", "oid >= 16384 and typnamespace::regnamespace::text !~ '_temp_'"),
+    ]
 )
-LEFT = "select count(*) from pg_prepared_xacts where database = current_database()"
-SET = "select count(*) from pg_db_role_setting s join pg_database d on d.oid = s.setdatabase where datname = %s"
-DISCONNECT = """
-    select pg_terminate_backend(pid, 10000) from pg_stat_activity
+LEFT = f"""
+    select
+        (select count(*) from pg_prepared_xacts where database = current_database())
+            + (select count(*) from pg_db_role_setting s join pg_database d on d.oid = s.setdatabase
+               where datname = current_database()),
+        (select md5(string_agg(x, ',' order by x)) from ({CATALOGUE}) as c (x))
+"""
+OTHERS = """
+    select pid from pg_stat_activity
     where datname = current_database() and pid <> pg_backend_pid() and backend_type = 'client backend'
 """
+
+
+def disconnect_others(conn: psycopg.Connection[Any]) -> None:
+    """Until nobody else is connected. Those that were closed just now end by themselves, in milliseconds."""
+    patient_until = monotonic() + 0.1
+    while others := conn.execute(OTHERS).fetchall():
+        if monotonic() > patient_until:
+            conn.execute("select pg_terminate_backend(pid) from unnest(%s::int[]) pid", [[pid for (pid,) in others]])
+        sleep(0.002)
 
 
 class Clones:
@@ -153,7 +174,8 @@ class Clones:
             dbname=self.name,
             template_dbname=template.template_dbname,
         )
-        self._catalogue: list[Any] | None = None
+        # As it was when it was made; None where it is to be made anew.
+        self._catalogue: Any = None
 
     def get(self, server: Server) -> Database:
         """An empty database with the queue installed."""
@@ -161,23 +183,19 @@ class Clones:
         if self._catalogue is None:
             self.janitor.drop()
             self.janitor.init()
-            self._catalogue = self._look(database)
+            with psycopg.connect(database.dsn, autocommit=True) as conn:
+                self._catalogue = conn.execute(LEFT).fetchone()
         return database
 
     def put_back(self, database: Database) -> None:
         """Empty it; throw it away if the test left more than jobs."""
         database.close()
-        before, self._catalogue = self._catalogue, None
         with psycopg.connect(database.dsn, autocommit=True) as conn:
-            conn.execute(DISCONNECT)
-            clean = conn.execute(LEFT).fetchone() == (0,) and conn.execute(SET, [self.name]).fetchone() == (0,)
-            if clean and self._look(database) == before:
+            disconnect_others(conn)
+            if conn.execute(LEFT).fetchone() == self._catalogue:
                 conn.execute("truncate queue_job, queue_dead, queue_setting, queue_tally, queue_total restart identity")
-                self._catalogue = self._look(database)
-
-    def _look(self, database: Database) -> list[Any]:
-        with psycopg.connect(database.dsn) as conn:
-            return sorted(conn.execute(CATALOGUE).fetchall())
+            else:
+                self._catalogue = None
 
     def drop(self) -> None:
         """At the end of the session."""
