@@ -244,9 +244,9 @@ class Calls:
         )
         self._get = function("select " + _JOB + " from {schema}.queue_get(%s, %s::int, %s)")
         self._get_any = function("select queue, " + _JOB + " from {schema}.queue_get_any(%s::text[], %s::int, %s)")
-        self._lease = function("select " + _LEASED + " from {schema}.queue_lease(%s, %s::int, %s, %s)")
+        self._lease = function("select " + _LEASED + " from {schema}.queue_lease(%s, %s::int, %s, %s, %s)")
         self._lease_any = function(
-            "select queue, " + _LEASED + " from {schema}.queue_lease_any(%s::text[], %s::int, %s, %s)"
+            "select queue, " + _LEASED + " from {schema}.queue_lease_any(%s::text[], %s::int, %s, %s, %s)"
         )
         self._complete = function("select {schema}.queue_complete(%s, %s::bigint, %s)")
         self._error = function(
@@ -382,7 +382,9 @@ class Calls:
             lambda rows: [_taken(row[0], row[1:]) for row in rows],
         )
 
-    def lease(self, queues: Sequence[str], count: int, lease_for: Duration | None, consumer: str) -> Call[list[Taken]]:
+    def lease(
+        self, queues: Sequence[str], count: int, lease_for: Duration | None, consumer: str, promote: bool
+    ) -> Call[list[Taken]]:
         """Up to COUNT jobs of one queue or of several in turn, leased."""
         lease = length("lease_for", lease_for)
 
@@ -393,11 +395,13 @@ class Calls:
         if len(queues) == 1:
             name = queues[0]
             return Call(
-                self._lease, (consumer, name, count, lease, consumer), lambda rows: [leased(name, row) for row in rows]
+                self._lease,
+                (consumer, name, count, lease, consumer, promote),
+                lambda rows: [leased(name, row) for row in rows],
             )
         return Call(
             self._lease_any,
-            (consumer, list(queues), count, lease, consumer),
+            (consumer, list(queues), count, lease, consumer, promote),
             lambda rows: [leased(row[0], row[1:]) for row in rows],
         )
 

@@ -15,6 +15,7 @@ import psycopg
 LIMIT = 2000
 
 _YIELD = opmap["YIELD_VALUE"]
+_RAISING = {opmap["RAISE_VARARGS"], opmap["RERAISE"]}
 
 
 def is_interruption(error: BaseException) -> bool:
@@ -39,18 +40,29 @@ def left_by_exception(frame: FrameType | None) -> str | None:
     """What the exception that is just leaving a loop in this frame says, None if it was left otherwise.
 
     A generator is closed in the same way by `break` and by an exception in the loop over it. But
-    an exception has left a traceback that points to the instruction the loop's frame is at.
+    an exception has left a traceback that points to the instruction the loop's frame is at, or
+    the frame is at one that raises again what was caught.
     """
-    if frame is None:
+    found = None if frame is None else _newest_traceback(frame)
+    if frame is None or found is None:
         return None
-    for found in gc.get_referrers(frame):
-        if isinstance(found, TracebackType) and found.tb_frame is frame and found.tb_lasti == frame.f_lasti:
-            error = _error_of(found)
-            if error is None:
-                if found.tb_next is None and frame.f_code.co_code[found.tb_lasti] == _YIELD:
-                    return None  # raised by nothing in the loop: a generator that is closed
-                return _tail(["Traceback (most recent call last):\n", *traceback.format_tb(found)])
-            return None if is_interruption(error) else _tail(traceback.format_exception(type(error), error, found))
+    code = frame.f_code.co_code
+    if found.tb_lasti != frame.f_lasti and code[frame.f_lasti] not in _RAISING:
+        return None  # of an exception that was caught
+    error = _error_of(found)
+    if error is not None:
+        return None if is_interruption(error) else _tail(traceback.format_exception(type(error), error, found))
+    if found.tb_next is None and code[found.tb_lasti] == _YIELD:
+        return None  # raised by nothing in the loop: a generator that is closed
+    return _tail(["Traceback (most recent call last):\n", *traceback.format_tb(found)])
+
+
+def _newest_traceback(frame: FrameType) -> TracebackType | None:
+    """Somebody may keep those of earlier exceptions. The collector's generations hold the newest last."""
+    for generation in range(3):
+        for found in reversed(gc.get_objects(generation)):
+            if type(found) is TracebackType and found.tb_frame is frame:
+                return found
     return None
 
 

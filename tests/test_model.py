@@ -715,8 +715,8 @@ MISTAKES: dict[str, Mistakes] = {
     "a heartbeat revives a lease that ran out": [
         (
             "queue_progress.sql",
-            "        and j.receipt = queue_progress.receipt\n        and j.lease_until > v_now\n",
-            "        and j.receipt = queue_progress.receipt\n",
+            "            and j.receipt = queue_progress.receipt\n            and j.lease_until > v_now\n",
+            "            and j.receipt = queue_progress.receipt\n",
         ),
     ],
     "scheduled jobs are in the ready index": [

@@ -137,6 +137,7 @@ async def test_breaking_out_of_listen_gives_the_job_back(queue):
 
 
 async def test_an_exception_in_listen_gives_the_job_back(queue):
+    await queue.configure(retry_in=0)
     id = await queue.put(1)
     with pytest.raises(LookupError):
         async for _ in queue.listen():

@@ -362,6 +362,7 @@ async def test_a_connection_that_was_closed_is_told(world):
 async def test_a_pools_connections_come_back_whole(world, conn):
     pool = await world.pool(max_size=1)
     queue = world.pq(pool=pool)["apples"]
+    await queue.configure(retry_in=0)
     await queue.put(1)
     with pytest.raises(LookupError):
         async with queue.take():

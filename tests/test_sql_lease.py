@@ -768,7 +768,7 @@ def test_messages(conn, message):
     message = message.replace("%", "%%")
     query = f"select queue_error('apples', %s, %s, {message})"
     assert value(conn, query, job.id, job.receipt) is True
-    expected = value(conn, f"select left(coalesce({message.replace('%%', '%')}, 'no reason was given'), 2000)")
+    expected = value(conn, f"select right(coalesce({message.replace('%%', '%')}, 'no reason was given'), 2000)")
     assert column(conn, "select last_error from queue_job") == [expected]
     assert column(conn, "select history->0->>'error' from queue_job") == [expected]
 

@@ -276,6 +276,8 @@ begin
     where j.queue = _queue_count_attempt.queue
         and j.id = _queue_count_attempt.id
         and (j.receipt is null or j.lease_until <= _queue_count_attempt.now)
+        -- Nobody has taken what is scheduled for later.
+        and (j.ready_at is null or j.ready_at <= _queue_count_attempt.now or j.attempts > 0)
     for update;
     if not found then
         return false;
@@ -318,7 +320,8 @@ as $$
 declare
     v_now timestamptz := clock_timestamp();
     v_job record;
-    v_error text := left(coalesce(error, 'no reason was given'), 2000);
+    -- The end of a long one: a traceback says there what was raised.
+    v_error text := right(coalesce(error, 'no reason was given'), 2000);
     -- For the eye: of a traceback the last line, which says what was raised.
     v_reason text := (regexp_match(v_error, '([^\n]*)\s*$'))[1];
     v_history jsonb;
@@ -1518,6 +1521,8 @@ begin
     v_found := v_found or found;
     delete from queue_setting s where s.queue = queue_drop.queue;
     v_found := v_found or found;
+    -- In the order of the ids, as those who end leases.
+    perform from queue_job j where j.queue = queue_drop.queue order by j.id for update;
     delete from queue_job j where j.queue = queue_drop.queue;
     v_found := v_found or found;
     delete from queue_dead d where d.queue = queue_drop.queue;
@@ -1603,7 +1608,7 @@ among the dead if its attempts are used up.
 **queue**, **id**, **receipt**: as `queue_lease` gave them. The receipt is null for a job
 that was taken with `queue_get`, after the rollback that returned it: that attempt is counted
 now. If somebody else is working on it by then, this waits for a second at most.
-**message**: why; the first 2,000 characters are kept, in `last_error` and with each attempt.
+**message**: why; the last 2,000 characters are kept, in `last_error` and with each attempt.
 **retry_in**: how long until it may be taken again, zero for at once. By default as the queue
 says (`queue_create`), or 10 seconds, doubled with each attempt up to six hours, times a
 random number between a half and one and a half.
@@ -2408,7 +2413,8 @@ create or replace function queue_lease(
     queue text,
     count integer default 1,
     lease interval default null,
-    consumer text default null
+    consumer text default null,
+    promote boolean default true
 )
 returns table (
     id bigint,
@@ -2477,19 +2483,23 @@ begin
     if queue_lease.lease <= interval '0' or not isfinite(queue_lease.lease) then
         perform _queue_refuse_lease(queue_lease.lease);
     end if;
-    if v_due then
+    if v_due and queue_lease.promote then
         -- In steps of a bounded size, as in queue_get.
         v_promoted := _queue_promote(queue_lease.queue, v_now, greatest(100, queue_lease.count));
     end if;
 
-    v_ids := array(
-        select j.id
-        from queue_job j
-        where j.queue = queue_lease.queue and j.ready_at is null
-        order by j.rank, j.expected_at, j.id
-        limit queue_lease.count
-        for update skip locked
-    );
+    if v_due and not queue_lease.promote then
+        v_ids := _queue_pick(queue_lease.queue, v_now, queue_lease.count);
+    else
+        v_ids := array(
+            select j.id
+            from queue_job j
+            where j.queue = queue_lease.queue and j.ready_at is null
+            order by j.rank, j.expected_at, j.id
+            limit queue_lease.count
+            for update skip locked
+        );
+    end if;
     -- One by one, as in queue_get; large data stay where they are, out of line.
     foreach v_id in array v_ids loop
         return query
@@ -2551,6 +2561,9 @@ Jobs come in the order of `queue_get`. A paused queue gives none.
 **lease**: for how long, by default as the queue says (`queue_create`), or 5 minutes. What
 takes longer can be extended with `queue_progress`.
 **consumer**: a name for whoever works on it, kept with the job for those who look.
+**promote**: as in `queue_get`. Here true by default, since a lease is good for nothing before it
+is committed. False for a transaction that stays open: other jobs that have come due would be
+hidden for as long.
 
 Returns one row for each job, none if there is nothing to take: the columns of `queue_get`
 but the consumer, the **receipt**, and **lease_until**, when the lease runs out. **attempts** counts this one.
@@ -2569,7 +2582,8 @@ create or replace function queue_lease_any(
     queues text[],
     count integer default 1,
     lease interval default null,
-    consumer text default null
+    consumer text default null,
+    promote boolean default true
 )
 returns table (
     queue text,
@@ -2611,7 +2625,7 @@ begin
             v_queue, g.id, g.receipt, g.lease_until, g.data, g.data_text, g.data_bytes, g.priority,
             g.enqueued_at, g.schedule_at, g.expected_at, g.attempts, g.max_attempts, g.last_error,
             g.progress_count, g.dedupe_key, g.headers
-        from queue_lease(v_queue, v_left, queue_lease_any.lease, queue_lease_any.consumer) g;
+        from queue_lease(v_queue, v_left, queue_lease_any.lease, queue_lease_any.consumer, queue_lease_any.promote) g;
         get diagnostics v_rows = row_count;
         v_left := v_left - v_rows;
         exit when v_left = 0;
@@ -2626,7 +2640,7 @@ The first queue that has jobs gives them, then the next, until the count is reac
 fair to all, begin each call with another queue.
 
 **queues**: names of the queues, in the order in which they are asked.
-**count**, **lease**, **consumer**: as in `queue_lease`; the count is of all queues together.
+**count**, **lease**, **consumer**, **promote**: as in `queue_lease`; the count is of all queues together.
 
 Returns one row for each job with the name of its queue, none if there is nothing to take.
 
@@ -2943,7 +2957,7 @@ set enable_seqscan = off
 as $$
 #variable_conflict use_column
 declare
-    v_now timestamptz := clock_timestamp();
+    v_now timestamptz;
     v_until timestamptz;
     v_ready_at timestamptz;
 begin
@@ -2953,29 +2967,34 @@ begin
     if queue_progress.lease <= interval '0' or not isfinite(queue_progress.lease) then
         perform _queue_refuse_lease(queue_progress.lease);
     end if;
-    v_until := v_now + coalesce(
-        queue_progress.lease,
-        (select s.lease_for from queue_setting s where s.queue = queue_progress.queue),
-        '5 minutes'
-    );
-    update queue_job j
-    set progress_count = coalesce(queue_progress.progress, j.progress_count),
-        lease_until = case when queue_progress.lease is null then greatest(j.lease_until, v_until) else v_until end,
-        -- Indexed, so it moves as seldom as can be: back to a lease made shorter, and on when
-        -- it has passed, unless somebody who came by has done that.
-        ready_at = case
-            when v_until < j.ready_at and queue_progress.lease is not null then v_until
-            when j.ready_at <= v_now then v_until
-            else j.ready_at
-        end
-    where j.queue = queue_progress.queue
-        and j.id = queue_progress.id
-        and j.receipt = queue_progress.receipt
-        and j.lease_until > v_now
-    returning j.ready_at into v_ready_at;
-    if not found then
-        return false;
-    end if;
+    -- Twice, if somebody else had the row for so long that the first time has passed.
+    loop
+        v_now := clock_timestamp();
+        v_until := v_now + coalesce(
+            queue_progress.lease,
+            (select s.lease_for from queue_setting s where s.queue = queue_progress.queue),
+            '5 minutes'
+        );
+        update queue_job j
+        set progress_count = coalesce(queue_progress.progress, j.progress_count),
+            lease_until = case when queue_progress.lease is null then greatest(j.lease_until, v_until) else v_until end,
+            -- Indexed, so it moves as seldom as can be: back to a lease made shorter, and on when
+            -- it has passed, unless somebody who came by has done that.
+            ready_at = case
+                when v_until < j.ready_at and queue_progress.lease is not null then v_until
+                when j.ready_at <= v_now then v_until
+                else j.ready_at
+            end
+        where j.queue = queue_progress.queue
+            and j.id = queue_progress.id
+            and j.receipt = queue_progress.receipt
+            and j.lease_until > v_now
+        returning j.ready_at into v_ready_at;
+        if not found then
+            return false;
+        end if;
+        exit when clock_timestamp() < v_now + interval '50 milliseconds';
+    end loop;
     if queue_progress.lease is not null and v_ready_at = v_until then
         -- It may end earlier than sleepers reckon with.
         perform pg_notify(queue_channel(queue_progress.queue), '');
@@ -3517,6 +3536,8 @@ as new ones.
 **reason_like**: only those whose reason matches this pattern of LIKE, `'%timeout%'` for example.
 **died_after**, **died_before**: only those that died at or after, or before, these times.
 **count**: this many at most, those that died first.
+
+A queue's `max_depth` does not keep them out.
 
 Returns how many are back. One whose dedupe_key another job in the queue has by now stays
 among the dead, and so do those that another transaction is redriving or removing at this

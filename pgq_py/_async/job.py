@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
+from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 from uuid import UUID
@@ -11,9 +13,9 @@ from ..calls import Death, Taken
 from ..codecs import JSON, Payload
 from ..errors import Error, LeaseLost, NotLeased
 from ..failures import describe, is_interruption
-from ..times import Duration
+from ..times import Duration, length
 from .keeper import AsyncKeeper
-from .transaction import innermost
+from .transaction import AsyncTransaction, innermost
 
 if TYPE_CHECKING:
     from .queue import AsyncQueue
@@ -46,9 +48,12 @@ class AsyncJob:
 
     __slots__ = (
         "_data",
+        "_depth",
+        "_joined",
         "_payload",
         "_queue",
         "_settled",
+        "_until",
         "attempts",
         "consumer",
         "dedupe_key",
@@ -71,7 +76,14 @@ class AsyncJob:
     def __init__(self, queue: AsyncQueue, taken: Taken) -> None:
         self._queue = queue
         self._payload = taken.payload
+        # Completed, failed or returned; in an open transaction for as long as that is not rolled back.
         self._settled = False
+        # How many `with job` are entered.
+        self._depth = 0
+        # Leased in a transaction that was open: until that commits nobody else can see the lease.
+        self._joined = False
+        # When the lease ends at the earliest, by our clock.
+        self._until = 0.0 if taken.lease_for is None else monotonic() + taken.lease_for.total_seconds()
         self.id: int = taken.id
         self.queue: str = taken.queue
         self._data: Any = _UNREAD
@@ -146,7 +158,7 @@ class AsyncJob:
         """The attempt has failed: the job goes back, or among the dead if its attempts are used up.
 
         Args:
-            message: why; its first 2,000 characters are kept with the job.
+            message: why; its last 2,000 characters are kept with the job.
             retry_in: how long until it may be taken again: a timedelta, seconds, or text such as
                 "5m". None: as the queue says (`configure`), longer with each attempt.
             bury: put it among the dead whatever its attempts: it can never succeed.
@@ -177,7 +189,8 @@ class AsyncJob:
 
         Args:
             count: any number, to be seen as `progress_count`; None leaves it as it is.
-            lease_for: the lease ends this long from now; None: as long as it lasted at first.
+            lease_for: the lease ends this long from now; None: as long as it lasted at first, and no
+                earlier than it would have.
 
         Returns:
             False if the lease is no longer good: stop working, somebody else may have the job.
@@ -185,13 +198,20 @@ class AsyncJob:
         Raises:
             NotLeased: the job is not leased.
         """
-        call = self._queue._pq.calls.progress(
-            self.queue, self.id, self._held(), count, self.lease_for if lease_for is None else lease_for
-        )
-        done = await self._queue._pq.run(call)
-        if done and count is not None:
-            self.progress_count = count
+        receipt, begun = self._held(), monotonic()
+        lease = self._extension() if lease_for is None else length("lease_for", lease_for)
+        assert lease is not None  # as what it was made from
+        done = await self._queue._pq.run(self._queue._pq.calls.progress(self.queue, self.id, receipt, count, lease))
+        if done:
+            self._until = begun + lease.total_seconds()
+            if count is not None:
+                self.progress_count = count
         return done
+
+    def _extension(self) -> timedelta:
+        """For how long to extend the lease, so that it ends no earlier than it would have."""
+        assert self.lease_for is not None  # of a leased job
+        return max(self.lease_for, timedelta(seconds=self._until - monotonic()))
 
     def keep_alive(self, every: float | None = None) -> AsyncKeeper:
         """A context that keeps the lease alive, so that long work needs no calls of `progress`.
@@ -211,16 +231,22 @@ class AsyncJob:
         Raises:
             NotLeased: the job is not leased.
             LeaseLost: at the end of the block, if the lease was lost meanwhile.
-            ValueError: EVERY is not above 0.
+            ValueError: EVERY is not above 0, or not below the length of the lease.
         """
-        receipt = self._held()
-        assert self.lease_for is not None  # as the receipt
-        return AsyncKeeper(self._queue._pq, self, receipt, self.lease_for, every)
+        return AsyncKeeper(self._queue._pq, self, self._held(), every)
 
     async def __aenter__(self) -> Any:
-        """The data of the leased job."""
+        """The data of the leased job.
+
+        Raises:
+            LeaseLost: the job was completed, failed or returned before.
+        """
         self._held()
-        return self.data
+        if self._settled:
+            raise LeaseLost(f"job {self.id} was completed, failed or returned before: lease it again")
+        data = self.data
+        self._depth += 1
+        return data
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -228,21 +254,39 @@ class AsyncJob:
         """Complete the job, unless that or something else was done with it inside; after an exception: error.
 
         Inside a transaction (`with queue as cursor, job as data:`) it is completed when that commits;
-        an exception is recorded after the rollback. Control-C and cancellation are not the job's
-        fault: it is released.
+        an exception, also one of that commit, is recorded after the rollback. In a block inside
+        another one of the same job it is left to the outer one. Control-C and cancellation are not the
+        job's fault: it is released.
 
         Raises:
             LeaseLost: the lease ran out before the end: the work may be done again, or twice.
         """
-        if error is None:
-            if not self._settled and not await self.complete():
-                self._lost("it was not completed")
+        self._depth -= 1
+        transaction = innermost(self._queue._pq)
+        if error is not None:
+            if self._depth == 0:
+                await self._record_after(transaction, error)
             return
+        if not self._settled:
+            if not await self.complete():
+                self._lost("it was not completed")
+            if transaction is not None:
+                transaction.on_rollback(self._undone_in(transaction))
 
+    def _undone_in(self, transaction: AsyncTransaction) -> Callable[[BaseException], None]:
+        def undone(error: BaseException) -> None:
+            async def record() -> None:
+                await self._record(error)
+
+            if self._depth == 0:
+                transaction.after(record)
+
+        return undone
+
+    async def _record_after(self, transaction: AsyncTransaction | None, error: BaseException) -> None:
         async def record() -> None:
             await self._record(error)
 
-        transaction = innermost(self._queue._pq)
         if transaction is None:
             await record()
         else:
@@ -252,6 +296,9 @@ class AsyncJob:
         # What was done inside may have been rolled back since. If not, its receipt is no longer good.
         was_settled = self._settled
         try:
+            async with self._queue._pq.session() as session:
+                if not await session.is_own():
+                    error.add_note(f"recorded with job {self.id} in the open transaction: its rollback would lose that")
             done = await (self.release() if is_interruption(error) else self.error(describe(error)))
             if not done and not was_settled:
                 error.add_note(f"the lease of job {self.id} was lost before this error: it was not recorded")
@@ -261,8 +308,15 @@ class AsyncJob:
 
     async def _settle(self, call: Any) -> bool:
         done: bool = await self._queue._pq.run(call)
-        self._settled = True
+        if done:
+            self._settled = True
+            transaction = innermost(self._queue._pq)
+            if transaction is not None:
+                transaction.on_rollback(self._unsettle)
         return done
+
+    def _unsettle(self, error: BaseException) -> None:
+        self._settled = False
 
     def _held(self) -> UUID:
         if self.receipt is None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 from contextlib import suppress
-from datetime import timedelta
 from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -14,7 +13,7 @@ from uuid import UUID
 import psycopg
 
 from .._compat import AsyncTicker
-from ..errors import Error, LeaseLost
+from ..errors import ConnectionLost, Error, LeaseLost
 
 if TYPE_CHECKING:
     from .client import AsyncPQ
@@ -23,25 +22,28 @@ if TYPE_CHECKING:
 
 
 class AsyncKeeper:
-    """The context that `job.keep_alive()` makes.
+    """The context that `job.keep_alive()` makes."""
 
-    Attributes:
-        lost: the lease is no longer good. Long work may look now and then, and stop.
-    """
-
-    def __init__(self, pq: AsyncPQ, job: AsyncJob, receipt: UUID, lease_for: timedelta, every: float | None) -> None:
-        if every is not None and not every > 0:
-            raise ValueError(f"a heartbeat every {every} seconds: give a number above 0")
-        self.lost = False
+    def __init__(self, pq: AsyncPQ, job: AsyncJob, receipt: UUID, every: float | None) -> None:
+        assert job.lease_for is not None  # it has a receipt
+        lease_for = job.lease_for.total_seconds()
+        if every is not None and not 0 < every < lease_for:
+            raise ValueError(
+                f"a heartbeat every {every} seconds: give a number above 0 and below the lease, {lease_for:.1f}"
+            )
         self._pq = pq
         self._job = job
-        self._call = pq.calls.progress(job.queue, job.id, receipt, None, lease_for)
-        self._lease_for = lease_for.total_seconds()
-        self._good_until = monotonic() + self._lease_for
+        self._receipt = receipt
+        self._lost = False
         self._source: AsyncSource | None = None
         self._session: AsyncSession | None = None
         self._ended = False
-        self._ticker = AsyncTicker(self._lease_for / 3 if every is None else every, self._beat)
+        self._ticker = AsyncTicker(lease_for / 3 if every is None else every, self._beat)
+
+    @property
+    def lost(self) -> bool:
+        """The lease is no longer good. Long work may look now and then, and stop."""
+        return self._lost or (not self._job._settled and monotonic() > self._job._until)
 
     async def __aenter__(self) -> AsyncKeeper:
         """Begin."""
@@ -51,17 +53,19 @@ class AsyncKeeper:
 
     async def _beat(self) -> bool:
         """One heartbeat. True: go on."""
-        if self._is_over():
-            return False
-        begun = monotonic()
         try:
-            await self._extend(begun)
+            # A pool may have several connections that died, and hands out one after the other.
+            for _ in range(5):
+                if self._ended or self._job._settled:
+                    break
+                with suppress(ConnectionLost):
+                    await self._extend()
+                    break
         except (Error, OSError):
-            # Once more at the next, perhaps on another connection.
-            self.lost = monotonic() > self._good_until
-        return not self.lost and not self._is_over()
+            pass  # once more at the next; when the lease is over, it is lost
+        return not self._ended and not self._lost
 
-    async def _extend(self, begun: float) -> None:
+    async def _extend(self) -> None:
         assert self._source is not None  # set before the first heartbeat
         # Given back in between: keepers that held their connections could use up a pool.
         session = await self._source.acquire()
@@ -69,17 +73,14 @@ class AsyncKeeper:
             self._session = session
             if self._ended:
                 return  # came too late: nobody waits any more
-            if await session.run(self._call):
-                self._good_until = begun + self._lease_for
-            else:
-                self.lost = not self._job._settled
+            job, lease, begun = self._job, self._job._extension(), monotonic()
+            if await session.run(self._pq.calls.progress(job.queue, job.id, self._receipt, None, lease)):
+                job._until = begun + lease.total_seconds()
+            elif not job._joined:
+                self._lost = not job._settled
         finally:
             self._session = None
             await self._source.release(session)
-
-    def _is_over(self) -> bool:
-        """Whether there is nothing left to keep alive."""
-        return self._ended or self._job._settled
 
     def _interrupt(self) -> None:
         """Wake a heartbeat that hangs, from another thread."""

@@ -169,7 +169,7 @@ class AsyncConsumer(ABC):
         check_count(count)
         name = f"{socket.gethostname()}:{os.getpid()}" if consumer is None else consumer
         return await self._take_or_wait(
-            lambda promote: self._pq.calls.lease(self._order(), count, lease_for, name), block, timeout
+            lambda promote: self._pq.calls.lease(self._order(), count, lease_for, name, promote), block, timeout
         )
 
     async def _take_or_wait(self, make: MakeCall, block: bool, timeout: float | None) -> Jobs:
@@ -206,6 +206,7 @@ class AsyncConsumer(ABC):
             for row in rows:
                 try:
                     job = AsyncJob(self._member(row.queue), row)
+                    job._joined = not promote
                     _ = job.data
                     jobs.append(job)
                 except DecodeError as error:

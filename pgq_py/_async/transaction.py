@@ -55,8 +55,9 @@ class AsyncTransaction:
         self._owner = async_owner()
         self._outer: AsyncTransaction | None = None
         self._begun: Any = None
-        # What is to be done when it is over, committed or not.
+        # What is to be done when the outermost is over, committed or not; and when this one is rolled back.
         self._after: list[Callable[[], Awaitable[None]]] = []
+        self._undo: list[Callable[[BaseException], None]] = []
         self.abandoned = False
         """The generator that opened it was dropped, and will be closed by the event loop in its own time."""
 
@@ -66,6 +67,10 @@ class AsyncTransaction:
         while outermost._outer is not None:
             outermost = outermost._outer
         outermost._after.append(action)
+
+    def on_rollback(self, action: Callable[[BaseException], None]) -> None:
+        """Do this if what is done here now is rolled back, by this transaction or one around it."""
+        self._undo.append(action)
 
     @property
     def is_outermost(self) -> bool:
@@ -116,10 +121,33 @@ class AsyncTransaction:
             if error is None:
                 session.check_process()
             return None
-        swallowed: Error | None = None
+        undone: BaseException | None = error
         try:
-            if error is None:
-                swallowed = await self._swallowed(session)
+            return await self._end(session, kind, error, trace)
+        except BaseException as failed:
+            undone = failed
+            raise
+        finally:
+            if self._outer is None:
+                session.source.hold(None)
+            await self._release(session)
+            if undone is not None:
+                for undo in self._undo:
+                    undo(undone)
+            elif self._outer is not None:
+                self._outer._undo += self._undo
+            for action in self._after:
+                await action()
+
+    async def _end(
+        self,
+        session: AsyncSession,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool | None:
+        try:
+            swallowed = await self._swallowed(session) if error is None else None
             if swallowed is not None:
                 await self._begun.__aexit__(type(swallowed), swallowed, None)
                 raise swallowed
@@ -131,12 +159,6 @@ class AsyncTransaction:
             lost = (await session.connection()).closed
             committing = lost and error is None and self._outer is None
             raise translate(failed, schema=self.pq.schema, lost=lost, committing=committing) from failed
-        finally:
-            if self._outer is None:
-                session.source.hold(None)
-            await self._release(session)
-            for action in self._after:
-                await action()
 
     async def _release(self, session: AsyncSession) -> None:
         if self._outer is None and self._given is None:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import socket
 from contextlib import suppress
-from datetime import timedelta
 from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -15,7 +14,7 @@ from uuid import UUID
 import psycopg
 
 from .._compat import Ticker
-from ..errors import Error, LeaseLost
+from ..errors import ConnectionLost, Error, LeaseLost
 
 if TYPE_CHECKING:
     from .client import PQ
@@ -24,25 +23,28 @@ if TYPE_CHECKING:
 
 
 class Keeper:
-    """The context that `job.keep_alive()` makes.
+    """The context that `job.keep_alive()` makes."""
 
-    Attributes:
-        lost: the lease is no longer good. Long work may look now and then, and stop.
-    """
-
-    def __init__(self, pq: PQ, job: Job, receipt: UUID, lease_for: timedelta, every: float | None) -> None:
-        if every is not None and not every > 0:
-            raise ValueError(f"a heartbeat every {every} seconds: give a number above 0")
-        self.lost = False
+    def __init__(self, pq: PQ, job: Job, receipt: UUID, every: float | None) -> None:
+        assert job.lease_for is not None  # it has a receipt
+        lease_for = job.lease_for.total_seconds()
+        if every is not None and not 0 < every < lease_for:
+            raise ValueError(
+                f"a heartbeat every {every} seconds: give a number above 0 and below the lease, {lease_for:.1f}"
+            )
         self._pq = pq
         self._job = job
-        self._call = pq.calls.progress(job.queue, job.id, receipt, None, lease_for)
-        self._lease_for = lease_for.total_seconds()
-        self._good_until = monotonic() + self._lease_for
+        self._receipt = receipt
+        self._lost = False
         self._source: Source | None = None
         self._session: Session | None = None
         self._ended = False
-        self._ticker = Ticker(self._lease_for / 3 if every is None else every, self._beat)
+        self._ticker = Ticker(lease_for / 3 if every is None else every, self._beat)
+
+    @property
+    def lost(self) -> bool:
+        """The lease is no longer good. Long work may look now and then, and stop."""
+        return self._lost or (not self._job._settled and monotonic() > self._job._until)
 
     def __enter__(self) -> Keeper:
         """Begin."""
@@ -52,17 +54,19 @@ class Keeper:
 
     def _beat(self) -> bool:
         """One heartbeat. True: go on."""
-        if self._is_over():
-            return False
-        begun = monotonic()
         try:
-            self._extend(begun)
+            # A pool may have several connections that died, and hands out one after the other.
+            for _ in range(5):
+                if self._ended or self._job._settled:
+                    break
+                with suppress(ConnectionLost):
+                    self._extend()
+                    break
         except (Error, OSError):
-            # Once more at the next, perhaps on another connection.
-            self.lost = monotonic() > self._good_until
-        return not self.lost and not self._is_over()
+            pass  # once more at the next; when the lease is over, it is lost
+        return not self._ended and not self._lost
 
-    def _extend(self, begun: float) -> None:
+    def _extend(self) -> None:
         assert self._source is not None  # set before the first heartbeat
         # Given back in between: keepers that held their connections could use up a pool.
         session = self._source.acquire()
@@ -70,17 +74,14 @@ class Keeper:
             self._session = session
             if self._ended:
                 return  # came too late: nobody waits any more
-            if session.run(self._call):
-                self._good_until = begun + self._lease_for
-            else:
-                self.lost = not self._job._settled
+            job, lease, begun = self._job, self._job._extension(), monotonic()
+            if session.run(self._pq.calls.progress(job.queue, job.id, self._receipt, None, lease)):
+                job._until = begun + lease.total_seconds()
+            elif not job._joined:
+                self._lost = not job._settled
         finally:
             self._session = None
             self._source.release(session)
-
-    def _is_over(self) -> bool:
-        """Whether there is nothing left to keep alive."""
-        return self._ended or self._job._settled
 
     def _interrupt(self) -> None:
         """Wake a heartbeat that hangs, from another thread."""

@@ -170,7 +170,7 @@ class Consumer(ABC):
         check_count(count)
         name = f"{socket.gethostname()}:{os.getpid()}" if consumer is None else consumer
         return self._take_or_wait(
-            lambda promote: self._pq.calls.lease(self._order(), count, lease_for, name), block, timeout
+            lambda promote: self._pq.calls.lease(self._order(), count, lease_for, name, promote), block, timeout
         )
 
     def _take_or_wait(self, make: MakeCall, block: bool, timeout: float | None) -> Jobs:
@@ -207,6 +207,7 @@ class Consumer(ABC):
             for row in rows:
                 try:
                     job = Job(self._member(row.queue), row)
+                    job._joined = not promote
                     _ = job.data
                     jobs.append(job)
                 except DecodeError as error:

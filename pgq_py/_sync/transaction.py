@@ -56,8 +56,9 @@ class Transaction:
         self._owner = owner()
         self._outer: Transaction | None = None
         self._begun: Any = None
-        # What is to be done when it is over, committed or not.
+        # What is to be done when the outermost is over, committed or not; and when this one is rolled back.
         self._after: list[Callable[[], None]] = []
+        self._undo: list[Callable[[BaseException], None]] = []
         self.abandoned = False
         """The generator that opened it was dropped, and will be closed by the event loop in its own time."""
 
@@ -67,6 +68,10 @@ class Transaction:
         while outermost._outer is not None:
             outermost = outermost._outer
         outermost._after.append(action)
+
+    def on_rollback(self, action: Callable[[BaseException], None]) -> None:
+        """Do this if what is done here now is rolled back, by this transaction or one around it."""
+        self._undo.append(action)
 
     @property
     def is_outermost(self) -> bool:
@@ -117,10 +122,33 @@ class Transaction:
             if error is None:
                 session.check_process()
             return None
-        swallowed: Error | None = None
+        undone: BaseException | None = error
         try:
-            if error is None:
-                swallowed = self._swallowed(session)
+            return self._end(session, kind, error, trace)
+        except BaseException as failed:
+            undone = failed
+            raise
+        finally:
+            if self._outer is None:
+                session.source.hold(None)
+            self._release(session)
+            if undone is not None:
+                for undo in self._undo:
+                    undo(undone)
+            elif self._outer is not None:
+                self._outer._undo += self._undo
+            for action in self._after:
+                action()
+
+    def _end(
+        self,
+        session: Session,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool | None:
+        try:
+            swallowed = self._swallowed(session) if error is None else None
             if swallowed is not None:
                 self._begun.__exit__(type(swallowed), swallowed, None)
                 raise swallowed
@@ -132,12 +160,6 @@ class Transaction:
             lost = (session.connection()).closed
             committing = lost and error is None and self._outer is None
             raise translate(failed, schema=self.pq.schema, lost=lost, committing=committing) from failed
-        finally:
-            if self._outer is None:
-                session.source.hold(None)
-            self._release(session)
-            for action in self._after:
-                action()
 
     def _release(self, session: Session) -> None:
         if self._outer is None and self._given is None:

@@ -22,6 +22,8 @@ begin
     where j.queue = _queue_count_attempt.queue
         and j.id = _queue_count_attempt.id
         and (j.receipt is null or j.lease_until <= _queue_count_attempt.now)
+        -- Nobody has taken what is scheduled for later.
+        and (j.ready_at is null or j.ready_at <= _queue_count_attempt.now or j.attempts > 0)
     for update;
     if not found then
         return false;

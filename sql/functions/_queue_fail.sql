@@ -16,7 +16,8 @@ as $$
 declare
     v_now timestamptz := clock_timestamp();
     v_job record;
-    v_error text := left(coalesce(error, 'no reason was given'), 2000);
+    -- The end of a long one: a traceback says there what was raised.
+    v_error text := right(coalesce(error, 'no reason was given'), 2000);
     -- For the eye: of a traceback the last line, which says what was raised.
     v_reason text := (regexp_match(v_error, '([^\n]*)\s*$'))[1];
     v_history jsonb;

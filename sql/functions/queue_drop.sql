@@ -23,6 +23,8 @@ begin
     v_found := v_found or found;
     delete from queue_setting s where s.queue = queue_drop.queue;
     v_found := v_found or found;
+    -- In the order of the ids, as those who end leases.
+    perform from queue_job j where j.queue = queue_drop.queue order by j.id for update;
     delete from queue_job j where j.queue = queue_drop.queue;
     v_found := v_found or found;
     delete from queue_dead d where d.queue = queue_drop.queue;

@@ -54,7 +54,7 @@ among the dead if its attempts are used up.
 **queue**, **id**, **receipt**: as `queue_lease` gave them. The receipt is null for a job
 that was taken with `queue_get`, after the rollback that returned it: that attempt is counted
 now. If somebody else is working on it by then, this waits for a second at most.
-**message**: why; the first 2,000 characters are kept, in `last_error` and with each attempt.
+**message**: why; the last 2,000 characters are kept, in `last_error` and with each attempt.
 **retry_in**: how long until it may be taken again, zero for at once. By default as the queue
 says (`queue_create`), or 10 seconds, doubled with each attempt up to six hours, times a
 random number between a half and one and a half.

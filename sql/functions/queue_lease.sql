@@ -2,7 +2,8 @@ create or replace function queue_lease(
     queue text,
     count integer default 1,
     lease interval default null,
-    consumer text default null
+    consumer text default null,
+    promote boolean default true
 )
 returns table (
     id bigint,
@@ -71,19 +72,23 @@ begin
     if queue_lease.lease <= interval '0' or not isfinite(queue_lease.lease) then
         perform _queue_refuse_lease(queue_lease.lease);
     end if;
-    if v_due then
+    if v_due and queue_lease.promote then
         -- In steps of a bounded size, as in queue_get.
         v_promoted := _queue_promote(queue_lease.queue, v_now, greatest(100, queue_lease.count));
     end if;
 
-    v_ids := array(
-        select j.id
-        from queue_job j
-        where j.queue = queue_lease.queue and j.ready_at is null
-        order by j.rank, j.expected_at, j.id
-        limit queue_lease.count
-        for update skip locked
-    );
+    if v_due and not queue_lease.promote then
+        v_ids := _queue_pick(queue_lease.queue, v_now, queue_lease.count);
+    else
+        v_ids := array(
+            select j.id
+            from queue_job j
+            where j.queue = queue_lease.queue and j.ready_at is null
+            order by j.rank, j.expected_at, j.id
+            limit queue_lease.count
+            for update skip locked
+        );
+    end if;
     -- One by one, as in queue_get; large data stay where they are, out of line.
     foreach v_id in array v_ids loop
         return query
@@ -145,6 +150,9 @@ Jobs come in the order of `queue_get`. A paused queue gives none.
 **lease**: for how long, by default as the queue says (`queue_create`), or 5 minutes. What
 takes longer can be extended with `queue_progress`.
 **consumer**: a name for whoever works on it, kept with the job for those who look.
+**promote**: as in `queue_get`. Here true by default, since a lease is good for nothing before it
+is committed. False for a transaction that stays open: other jobs that have come due would be
+hidden for as long.
 
 Returns one row for each job, none if there is nothing to take: the columns of `queue_get`
 but the consumer, the **receipt**, and **lease_until**, when the lease runs out. **attempts** counts this one.

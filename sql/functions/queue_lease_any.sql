@@ -2,7 +2,8 @@ create or replace function queue_lease_any(
     queues text[],
     count integer default 1,
     lease interval default null,
-    consumer text default null
+    consumer text default null,
+    promote boolean default true
 )
 returns table (
     queue text,
@@ -44,7 +45,7 @@ begin
             v_queue, g.id, g.receipt, g.lease_until, g.data, g.data_text, g.data_bytes, g.priority,
             g.enqueued_at, g.schedule_at, g.expected_at, g.attempts, g.max_attempts, g.last_error,
             g.progress_count, g.dedupe_key, g.headers
-        from queue_lease(v_queue, v_left, queue_lease_any.lease, queue_lease_any.consumer) g;
+        from queue_lease(v_queue, v_left, queue_lease_any.lease, queue_lease_any.consumer, queue_lease_any.promote) g;
         get diagnostics v_rows = row_count;
         v_left := v_left - v_rows;
         exit when v_left = 0;
@@ -59,7 +60,7 @@ The first queue that has jobs gives them, then the next, until the count is reac
 fair to all, begin each call with another queue.
 
 **queues**: names of the queues, in the order in which they are asked.
-**count**, **lease**, **consumer**: as in `queue_lease`; the count is of all queues together.
+**count**, **lease**, **consumer**, **promote**: as in `queue_lease`; the count is of all queues together.
 
 Returns one row for each job with the name of its queue, none if there is nothing to take.
 

@@ -14,7 +14,7 @@ set enable_seqscan = off
 as $$
 #variable_conflict use_column
 declare
-    v_now timestamptz := clock_timestamp();
+    v_now timestamptz;
     v_until timestamptz;
     v_ready_at timestamptz;
 begin
@@ -24,29 +24,34 @@ begin
     if queue_progress.lease <= interval '0' or not isfinite(queue_progress.lease) then
         perform _queue_refuse_lease(queue_progress.lease);
     end if;
-    v_until := v_now + coalesce(
-        queue_progress.lease,
-        (select s.lease_for from queue_setting s where s.queue = queue_progress.queue),
-        '5 minutes'
-    );
-    update queue_job j
-    set progress_count = coalesce(queue_progress.progress, j.progress_count),
-        lease_until = case when queue_progress.lease is null then greatest(j.lease_until, v_until) else v_until end,
-        -- Indexed, so it moves as seldom as can be: back to a lease made shorter, and on when
-        -- it has passed, unless somebody who came by has done that.
-        ready_at = case
-            when v_until < j.ready_at and queue_progress.lease is not null then v_until
-            when j.ready_at <= v_now then v_until
-            else j.ready_at
-        end
-    where j.queue = queue_progress.queue
-        and j.id = queue_progress.id
-        and j.receipt = queue_progress.receipt
-        and j.lease_until > v_now
-    returning j.ready_at into v_ready_at;
-    if not found then
-        return false;
-    end if;
+    -- Twice, if somebody else had the row for so long that the first time has passed.
+    loop
+        v_now := clock_timestamp();
+        v_until := v_now + coalesce(
+            queue_progress.lease,
+            (select s.lease_for from queue_setting s where s.queue = queue_progress.queue),
+            '5 minutes'
+        );
+        update queue_job j
+        set progress_count = coalesce(queue_progress.progress, j.progress_count),
+            lease_until = case when queue_progress.lease is null then greatest(j.lease_until, v_until) else v_until end,
+            -- Indexed, so it moves as seldom as can be: back to a lease made shorter, and on when
+            -- it has passed, unless somebody who came by has done that.
+            ready_at = case
+                when v_until < j.ready_at and queue_progress.lease is not null then v_until
+                when j.ready_at <= v_now then v_until
+                else j.ready_at
+            end
+        where j.queue = queue_progress.queue
+            and j.id = queue_progress.id
+            and j.receipt = queue_progress.receipt
+            and j.lease_until > v_now
+        returning j.ready_at into v_ready_at;
+        if not found then
+            return false;
+        end if;
+        exit when clock_timestamp() < v_now + interval '50 milliseconds';
+    end loop;
     if queue_progress.lease is not null and v_ready_at = v_until then
         -- It may end earlier than sleepers reckon with.
         perform pg_notify(queue_channel(queue_progress.queue), '');

@@ -74,6 +74,8 @@ as new ones.
 **died_after**, **died_before**: only those that died at or after, or before, these times.
 **count**: this many at most, those that died first.
 
+A queue's `max_depth` does not keep them out.
+
 Returns how many are back. One whose dedupe_key another job in the queue has by now stays
 among the dead, and so do those that another transaction is redriving or removing at this
 moment.
