@@ -30,6 +30,8 @@ from model import START, Full, Job, Model, Waits
 from psycopg.types.json import Jsonb
 from servers import Server
 
+pytestmark = pytest.mark.long
+
 SQL = Path(__file__).parent.parent / "sql"
 EXAMPLES = int(os.environ.get("MODEL_EXAMPLES", "0"))
 STEPS = 40

@@ -13,6 +13,8 @@ import pytest
 from sql_leases import lease, put
 from sql_sessions import Running, column, value
 
+pytestmark = pytest.mark.long
+
 PROCESSES = 8
 JOBS = 20_000
 WORKER = Path(__file__).parent / "sql_worker.py"

@@ -21,6 +21,8 @@ from psycopg.rows import class_row
 from servers import Server
 from sql_sessions import Running, column, value
 
+pytestmark = pytest.mark.long
+
 Connection = psycopg.Connection[Any]
 FILES = sorted((Path(__file__).parent.parent / "sql" / "functions").glob("*.sql"))
 SCHEMA = Path(__file__).parent.parent / "sql" / "schema.sql"

@@ -16,7 +16,7 @@ from servers import Server
 from sql_sessions import column, value
 
 # Filling the tables takes a minute, more on a machine that is busy.
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.timeout(400), pytest.mark.long]
 
 MANY = 1_000_000
 # Pages of a get of one job: 17 with 1,000 jobs (3 of them to count it in the totals), and a level more in each index

@@ -21,6 +21,8 @@ from conftest import install
 from servers import Server
 from sql_sessions import Running, column, value
 
+pytestmark = pytest.mark.long
+
 LIVE = ("ready", "scheduled", "retrying", "leased", "dead")
 TOTALS = ("put", "taken", "completed", "failed")
 WORKER = Path(__file__).parent / "sql_stats_worker.py"
