@@ -147,7 +147,9 @@ def seen(version: str, request: pytest.FixtureRequest) -> Iterator[dict[str, dic
     situations = {}
     try:
         conn = connect()
-        conn.execute("alter table queue_job set (autovacuum_enabled = off)")
+        # Of any of them it would make the sessions read the catalogues again, which would count.
+        for table in ("queue_job", "queue_dead", "queue_setting", "queue_tally", "queue_total"):
+            conn.execute(f"alter table {table} set (autovacuum_enabled = off)")
         conn.execute("analyze queue_job")
         # A session whose plans are made, and kept, while the table is empty and known to be.
         early = connect()
