@@ -426,6 +426,9 @@ def migrate(dsn: str) -> None:
     config = Config()
     config.set_main_option("script_location", str(resources.migrations()).replace("%", "%%"))
     config.set_main_option("path_separator", "newline")
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        # The demo's own. Before a release the same version may come with other functions.
+        conn.execute(f"drop schema if exists {SCHEMA} cascade")
     config.cmd_opts = Namespace(x=[f"dsn={dsn}", f"schema={SCHEMA}"])
     command.upgrade(config, "head")
     print(f"Migrated the schema {SCHEMA} with alembic")
