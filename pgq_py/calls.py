@@ -264,7 +264,8 @@ class Calls:
         self._settings = function("select * from {schema}.queue_settings(%s)")
         self._wait = function("select min({schema}.queue_wait(name)) from unnest(%s::text[]) as name")
         self._next = function("select clock_timestamp() + {schema}.queue_wait(%s)")
-        self._channels = function("select {schema}.queue_channel(name) from unnest(%s::text[]) as name")
+        self._listen = function("select {schema}.queue_listen(name) from unnest(%s::text[]) as name")
+        self._unlisten = function("select {schema}.queue_unlisten(name) from unnest(%s::text[]) as name")
         self._update = function(
             "select {schema}.queue_update(%s, %s::bigint, data => %s::jsonb, data_text => %s, data_bytes => %s, "
             "receipt => %s)"
@@ -458,14 +459,13 @@ class Calls:
         """When the next job comes due."""
         return Call(self._next, (queue,), _first)
 
-    def channels(self, queues: Sequence[str]) -> Call[list[str]]:
-        """The channels to listen on."""
-        return Call(self._channels, (list(queues),), _column)
+    def listen(self, queues: Sequence[str]) -> Call[None]:
+        """Be notified of jobs of these queues."""
+        return Call(self._listen, (list(queues),), _nothing)
 
-    def listen(self, channels: Sequence[str], verb: str = "listen") -> Call[None]:
-        """Start (or, with the verb unlisten, stop) to listen on channels, in one message."""
-        names = (sql.Identifier(channel).as_string(None) for channel in channels)
-        return Call("; ".join(f"{verb} {name}" for name in names).encode(), None, _nothing)
+    def unlisten(self, queues: Sequence[str]) -> Call[None]:
+        """Be notified no more."""
+        return Call(self._unlisten, (list(queues),), _nothing)
 
     def update(self, queue: str, id: int, payload: Payload, receipt: UUID | None = None) -> Call[bool]:
         """Other data for a job; with a receipt only while that lease is good."""

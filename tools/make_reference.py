@@ -33,7 +33,7 @@ SUBJECTS = {
         "queue_progress",
         "queue_progress_many",
     ],
-    "Waiting": ["queue_wait", "queue_channel"],
+    "Waiting": ["queue_listen", "queue_unlisten", "queue_wait", "queue_channel"],
     "Looking and changing": ["queue_list", "queue_count", "queue_stats", "queue_update", "queue_cancel"],
     "Dead jobs": ["queue_dead_list", "queue_redrive", "queue_dead_delete"],
     "Queues": ["queue_create", "queue_settings", "queue_pause", "queue_resume", "queue_clear", "queue_drop"],

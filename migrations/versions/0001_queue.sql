@@ -36,7 +36,7 @@
 
 create table queue_job (
     -- Fixed widths first, the widest first: 16 bytes less per row than in reading order.
-    id bigint generated always as identity,
+    id bigint generated always as identity (sequence name queue_job_id_seq),
     expected_at timestamptz not null default 'infinity',
     ready_at timestamptz,
     enqueued_at timestamptz not null,
@@ -79,7 +79,11 @@ comment on table queue_job is
     'The live jobs of all queues: ready, scheduled, backing off or leased. Written by the queue_ functions only.';
 
 -- The predicates are literal: with a parameter in them a generic plan can't use the index.
-create index queue_job_ready_idx on queue_job (queue, rank, expected_at, id) where ready_at is null;
+--
+-- A scan looks at all entries of the page that it begins on. With 50 of them instead of 170 a
+-- get takes 53,000 instructions of 400,000 less, a put 3 % more, and the index three times the room.
+create index queue_job_ready_idx on queue_job (queue, rank, expected_at, id) with (fillfactor = 30)
+where ready_at is null;
 
 create index queue_job_waiting_idx on queue_job (queue, ready_at) where ready_at is not null;
 
@@ -251,6 +255,93 @@ comment on function _queue_check_limits is
 
 revoke all on function _queue_check_limits from public;
 
+-- functions/_queue_claim.sql
+create or replace function _queue_claim(
+    queue text,
+    count integer,
+    promoted bigint[]
+)
+returns bigint[]
+language plpgsql
+volatile
+security definer
+set search_path from current
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_sort = off
+set jit = off
+as $$
+declare
+    v_begin timestamptz := clock_timestamp();
+    v_name text := 'pgq_py.head_' || to_hex(hashtextextended(queue, 0));
+    -- What the session remembers: until when, what the look from the start took, where the head
+    -- was, and whether what ranks before it is looked for.
+    v_head text[] := string_to_array(current_setting(v_name, true), ' ');
+    v_cost float8 := v_head[2];
+    v_last bigint := pg_sequence_last_value('queue_job_id_seq'::regclass);
+    v_pages bigint := pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass);
+    v_found record;
+begin
+    -- The head is far away, and what was promoted lies before it.
+    if promoted <> '{}' and v_cost > 0.001 and extract(epoch from v_begin) < v_head[1]::float8 then
+        return promoted[:_queue_claim.count];
+    end if;
+    select array_agg(c.id) as ids, (array_agg(c.rank))[1] as rank, (array_agg(c.expected_at))[1] as expected_at
+    into v_found
+    from (
+        select j.id, j.rank, j.expected_at
+        from queue_job j
+        where j.queue = _queue_claim.queue and j.ready_at is null
+        order by j.rank, j.expected_at, j.id
+        limit _queue_claim.count
+        for update skip locked
+    ) c;
+    if pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass) - v_pages > 8 then
+        v_cost := extract(epoch from clock_timestamp() - v_begin);
+        v_name := set_config(
+            v_name,
+            concat_ws(
+                ' ',
+                extract(epoch from v_begin) + v_cost + least(20 * v_cost, 30),
+                v_cost,
+                -- Nothing there: what is put from now on has a higher id.
+                coalesce(v_found.rank, 0),
+                extract(epoch from coalesce(v_found.expected_at, 'infinity')),
+                coalesce(v_found.ids[1], v_last),
+                't'
+            ),
+            false
+        );
+    else
+        if v_head <> '{}' then
+            perform set_config(v_name, '', false);
+        end if;
+        if coalesce(current_setting(replace(v_name, 'head', 'due'), true), '') = '' then
+            perform set_config('pgq_py.has_head', '', false);
+        end if;
+    end if;
+    return coalesce(v_found.ids, '{}');
+end
+$$;
+
+comment on function _queue_claim is
+    'Private: lock the first COUNT ready jobs and give their ids in order. Where the dead rows of jobs that were taken lie before them (vacuum has not come by, or an old snapshot keeps them), the session remembers where the head was, and looks again from the very start after 20 times what that took, 30 s at most. For so long it passes over a job that comes back before the head, with the head''s own priority and expected_at. PROMOTED are ids that the caller has just made ready, in their order.';
+
+revoke all on function _queue_claim from public;
+
+-- functions/_queue_class.sql
+create or replace function _queue_class()
+returns integer
+language sql
+stable
+-- As _queue_key.
+return (cast(cast(cast('queue_job' as regclass) as oid) as bigint) - 2147483648)::integer;
+
+comment on function _queue_class is
+    'Private: the first half of advisory locks of this installation. With 0 to 63: held, shared, by transactions that make jobs of some queues ready. With 64: by sessions that sleep on many queues.';
+
+revoke all on function _queue_class from public;
+
 -- functions/_queue_count_attempt.sql
 create or replace function _queue_count_attempt(
     queue text,
@@ -300,6 +391,65 @@ comment on function _queue_count_attempt is
     'Private: count an attempt that was made in a transaction and rolled back. False if the job is not there, is leased, or is held by a transaction for longer than a second.';
 
 revoke all on function _queue_count_attempt from public;
+
+-- functions/_queue_due.sql
+create or replace function _queue_due(
+    queue text,
+    now timestamptz
+)
+returns timestamptz
+language plpgsql
+volatile
+security definer
+set search_path from current
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_sort = off
+set jit = off
+as $$
+declare
+    v_begin timestamptz := clock_timestamp();
+    -- What the session remembers: until when, and before which time nothing is left that is due.
+    v_name text := 'pgq_py.due_' || to_hex(hashtextextended(queue, 0));
+    v_mark text[] := string_to_array(current_setting(v_name, true), ' ');
+    v_until float8 := v_mark[1];
+    v_from timestamptz := '-infinity';
+    v_due timestamptz;
+    v_pages bigint := pg_stat_get_xact_blocks_fetched('queue_job_waiting_idx'::regclass);
+begin
+    if extract(epoch from v_begin) < v_until then
+        v_from := to_timestamp(v_mark[2]::float8);
+    end if;
+    v_due := (
+        select j.ready_at
+        from queue_job j
+        where j.queue = _queue_due.queue
+            and j.ready_at is not null
+            and j.ready_at >= v_from
+            and j.ready_at <= _queue_due.now
+        order by j.ready_at
+        limit 1
+    );
+    v_pages := pg_stat_get_xact_blocks_fetched('queue_job_waiting_idx'::regclass) - v_pages;
+    if v_pages > 8 then
+        if v_from = '-infinity' then
+            v_until := extract(epoch from v_begin)
+                + least(20 * extract(epoch from clock_timestamp() - v_begin), 30);
+        end if;
+        perform set_config(
+            v_name, concat_ws(' ', v_until, extract(epoch from coalesce(v_due, _queue_due.now))), false
+        );
+    elsif v_from = '-infinity' and v_until is not null then
+        perform set_config(v_name, '', false);
+    end if;
+    return v_due;
+end
+$$;
+
+comment on function _queue_due is
+    'Private: when the first of the jobs that have come due did so, null if none has. As in _queue_claim the session remembers where dead rows end, and looks again from the very start after 20 times what that took, 30 s at most.';
+
+revoke all on function _queue_due from public;
 
 -- functions/_queue_fail.sql
 create or replace function _queue_fail(
@@ -512,6 +662,118 @@ comment on function _queue_fold is
 
 revoke all on function _queue_fold from public;
 
+-- functions/_queue_follow.sql
+create or replace function _queue_follow(
+    queue text,
+    now timestamptz,
+    count integer
+)
+returns bigint[]
+language plpgsql
+volatile
+security definer
+set search_path from current
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_sort = off
+set jit = off
+as $$
+declare
+    v_name text := 'pgq_py.head_' || to_hex(hashtextextended(queue, 0));
+    -- As _queue_claim and _queue_due have set them.
+    v_head text[] := string_to_array(current_setting(v_name, true), ' ');
+    v_due text[] := string_to_array(current_setting(replace(v_name, 'head', 'due'), true), ' ');
+    v_is_far boolean := v_head[2]::float8 > 0.001;
+    v_before integer := 0;
+    v_pages bigint;
+    v_ids bigint[] := '{}';
+begin
+    if (extract(epoch from now) < v_head[1]::float8) is not true or extract(epoch from now) >= v_due[1]::float8 then
+        return null;
+    end if;
+    -- A head that is far away is used for long. What ranks before it shall not wait, unless there
+    -- too lie so many dead rows that looking costs too much.
+    if v_is_far and v_head[6] = 't' then
+        v_pages := pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass);
+        v_ids := array(
+            select j.id
+            from queue_job j
+            where j.queue = _queue_follow.queue and j.ready_at is null
+                and (j.rank, j.expected_at) < (v_head[3]::integer, to_timestamp(v_head[4]::float8))
+            order by j.rank, j.expected_at, j.id
+            limit _queue_follow.count
+            for update skip locked
+        );
+        v_before := cardinality(v_ids);
+        if pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass) - v_pages > 8 then
+            perform set_config(v_name, array_to_string(v_head[:5] || 'f'::text, ' '), false);
+        end if;
+    end if;
+    v_pages := pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass);
+    select v_ids || array(
+        select j.id
+        from queue_job j
+        where j.queue = _queue_follow.queue and j.ready_at is null
+            and (j.rank, j.expected_at, j.id)
+                >= (v_head[3]::integer, to_timestamp(v_head[4]::float8), v_head[5]::bigint)
+        order by j.rank, j.expected_at, j.id
+        limit _queue_follow.count - v_before
+        for update skip locked
+    )
+    into v_ids
+    where not exists (select from queue_setting s where s.queue = _queue_follow.queue and s.paused)
+        and not exists (
+            select
+            from queue_job j
+            where j.queue = _queue_follow.queue and j.ready_at is not null
+                and j.ready_at >= coalesce(to_timestamp(v_due[2]::float8), '-infinity')
+                and j.ready_at <= _queue_follow.now
+        );
+    if pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass) - v_pages > 5
+        and cardinality(v_ids) > v_before
+    then
+        -- On to the first of those: the next need not walk again over what lay before it.
+        v_name := set_config(
+            v_name,
+            (
+                select concat_ws(
+                    ' ', v_head[1], v_head[2], j.rank, extract(epoch from j.expected_at), j.id, v_head[6]
+                )
+                from queue_job j
+                where j.queue = _queue_follow.queue and j.id = v_ids[v_before + 1]
+            ),
+            false
+        );
+    end if;
+    -- Too few, and a look from the start costs next to nothing: that is what comes next.
+    if cardinality(v_ids) < _queue_follow.count and not v_is_far then
+        return null;
+    end if;
+    return v_ids;
+end
+$$;
+
+comment on function _queue_follow is
+    'Private: lock the first COUNT ready jobs from where the session remembers the head to be, and give their ids in order. Null where nothing is remembered, something has come due or the queue is paused.';
+
+revoke all on function _queue_follow from public;
+
+-- functions/_queue_key.sql
+create or replace function _queue_key(
+    queue text
+)
+returns bigint
+language sql
+stable
+-- Parsed when it is created, so that no search_path matters, and without settings of its own: so it
+-- becomes a part of the expression that calls it.
+return hashtextextended(queue, cast(cast('queue_job' as regclass) as oid)::bigint);
+
+comment on function _queue_key is
+    'Private: the advisory lock that a session holds, shared, while it sleeps on a queue.';
+
+revoke all on function _queue_key from public;
+
 -- functions/_queue_names.sql
 create or replace function _queue_names()
 returns setof text
@@ -547,9 +809,33 @@ comment on function _queue_names is
 
 revoke all on function _queue_names from public;
 
+-- functions/_queue_nobody_sleeps.sql
+create or replace function _queue_nobody_sleeps(
+    queue text
+)
+returns boolean
+language sql
+volatile
+-- As _queue_key.
+return
+    -- First of all: whoever falls asleep later sees by this lock that we are not done, and looks again.
+    -- Of 64 locks, or a transaction that puts into 10,000 queues would fill the table of locks.
+    pg_try_advisory_xact_lock_shared(_queue_class(), (hashtextextended(queue, 0) & 63)::integer)
+    -- No session is kept out by its own locks.
+    and coalesce(current_setting('pgq_py.listening', true), '') = ''
+    -- Nothing can interrupt between the two halves of each.
+    and pg_try_advisory_lock(_queue_class(), 64) and pg_advisory_unlock(_queue_class(), 64)
+    and pg_try_advisory_lock(_queue_key(queue)) and pg_advisory_unlock(_queue_key(queue));
+
+comment on function _queue_nobody_sleeps is
+    'Private: whether no session sleeps on the queue that would have to be notified when this transaction commits.';
+
+revoke all on function _queue_nobody_sleeps from public;
+
 -- functions/_queue_pick.sql
 create or replace function _queue_pick(
     queue text,
+    since timestamptz,
     now timestamptz,
     count integer
 )
@@ -594,6 +880,7 @@ begin
                     from queue_job j
                     where j.queue = _queue_pick.queue
                         and j.ready_at is not null
+                        and j.ready_at >= _queue_pick.since
                         and j.ready_at <= _queue_pick.now
                         and (j.lease_until is null or j.lease_until <= _queue_pick.now)
                     order by j.ready_at
@@ -636,13 +923,14 @@ end
 $$;
 
 comment on function _queue_pick is
-    'Private: lock the best COUNT jobs among the ready and those that have come due, and nothing else. Gives their ids.';
+    'Private: lock the best COUNT jobs among the ready and those that have come due, at SINCE or later, and nothing else. Gives their ids.';
 
 revoke all on function _queue_pick from public;
 
 -- functions/_queue_promote.sql
 create or replace function _queue_promote(
     queue text,
+    since timestamptz,
     now timestamptz,
     count integer
 )
@@ -658,6 +946,8 @@ set jit = off
 as $$
 declare
     v_job record;
+    v_id bigint;
+    v_due bigint[];
     v_ids bigint[] := '{}';
     v_seen integer;
 begin
@@ -665,10 +955,14 @@ begin
     -- so often that the caller would notice: the rest is left to the next one.
     for v_step in 1 .. 10 loop
         v_seen := 0;
+        v_due := '{}';
         for v_job in
             select j.id, j.receipt, j.lease_until
             from queue_job j
-            where j.queue = _queue_promote.queue and j.ready_at is not null and j.ready_at <= _queue_promote.now
+            where j.queue = _queue_promote.queue
+                and j.ready_at is not null
+                and j.ready_at >= _queue_promote.since
+                and j.ready_at <= _queue_promote.now
             order by j.ready_at
             limit _queue_promote.count
             for update skip locked
@@ -679,13 +973,22 @@ begin
                 update queue_job j set ready_at = v_job.lease_until
                 where j.queue = _queue_promote.queue and j.id = v_job.id;
             elsif v_job.receipt is null then
-                update queue_job j set ready_at = null
-                where j.queue = _queue_promote.queue and j.id = v_job.id;
-                v_ids := v_ids || v_job.id;
+                v_due := v_due || v_job.id;
             elsif _queue_fail(_queue_promote.queue, v_job.id, 'the lease ran out', '0') then
                 v_ids := v_ids || v_job.id;
             end if;
         end loop;
+        if current_setting('server_version_num')::integer >= 170000 then
+            update queue_job j set ready_at = null
+            where j.queue = _queue_promote.queue and j.id = any (v_due);
+        else
+            -- One by one: there `id = any (v_due)`, planned while the table was empty, is a filter on
+            -- a walk through the whole queue.
+            foreach v_id in array v_due loop
+                update queue_job j set ready_at = null where j.queue = _queue_promote.queue and j.id = v_id;
+            end loop;
+        end if;
+        v_ids := v_ids || v_due;
         exit when v_ids <> '{}' or v_seen < _queue_promote.count;
     end loop;
     return v_ids;
@@ -693,7 +996,7 @@ end
 $$;
 
 comment on function _queue_promote is
-    'Private: move up to COUNT jobs that have come due from the waiting to the ready, those due first, and give their ids. A lease that ran out is a failed attempt, and its job may be dead. All stay locked until the transaction ends: only for callers who commit at once.';
+    'Private: move up to COUNT jobs that have come due, at SINCE or later, from the waiting to the ready, those due first, and give their ids. A lease that ran out is a failed attempt, and its job may be dead. All stay locked until the transaction ends: only for callers who commit at once.';
 
 revoke all on function _queue_promote from public;
 
@@ -839,6 +1142,28 @@ comment on function _queue_time is
 
 revoke all on function _queue_time from public;
 
+-- functions/_queue_wake.sql
+create or replace function _queue_wake(
+    queue text
+)
+returns void
+language plpgsql
+volatile
+security definer
+set search_path from current
+as $$
+begin
+    if not _queue_nobody_sleeps(queue) then
+        perform pg_notify(queue_channel(queue), '');
+    end if;
+end
+$$;
+
+comment on function _queue_wake is
+    'Private: wake whoever sleeps on a queue, when this transaction commits.';
+
+revoke all on function _queue_wake from public;
+
 -- functions/queue_bury.sql
 create or replace function queue_bury(
     queue text,
@@ -970,15 +1295,10 @@ end
 $$;
 
 comment on function queue_channel is $$
-The notification channel of a queue, to be given to LISTEN.
+The channel on which a session that called `queue_listen` is notified of jobs.
 
-A put into the queue notifies this channel when it commits, with an empty payload. The
-name is made from the schema and the queue by a hash; two queues that share one cause
-needless wake-ups, nothing else. It may differ between servers: ask for it, don't store it.
-
-Waiting for a job without a gap, in this order: LISTEN (committed), `queue_wait`,
-`queue_get`; when that returned nothing, sleep until a notification or for as long as
-`queue_wait` said, whichever comes first, but no longer than a few seconds.
+The payload of a notification is empty. The name is made from the schema and the queue by a hash;
+two queues that share one cause needless wake-ups, nothing else. It may differ between servers.
 
 **queue**: name of the queue.
 
@@ -986,7 +1306,7 @@ Returns the name, 63 bytes at most.
 
 Errors: 22023 for a bad name.
 
-    select format('listen %I', queue_channel('apples')) \gexec
+    select queue_channel('apples');
 $$;
 
 revoke all on function queue_channel from public;
@@ -1595,7 +1915,7 @@ begin
     end if;
     if _queue_fail(queue_error.queue, queue_error.id, queue_error.message, queue_error.retry_in, queue_error.bury) then
         -- It comes due earlier than its lease ended, which is what sleepers reckon with.
-        perform pg_notify(queue_channel(queue_error.queue), '');
+        perform _queue_wake(queue_error.queue);
     end if;
     return true;
 end
@@ -1737,8 +2057,8 @@ as $$
 #variable_conflict use_column
 declare
     v_now timestamptz := clock_timestamp();
-    v_paused boolean;
-    v_due boolean;
+    v_pages bigint;
+    v_due timestamptz;
     v_promoted bigint[] := '{}';
     v_ids bigint[];
     v_id bigint;
@@ -1750,62 +2070,95 @@ begin
         perform _queue_refuse_count(queue_get.count);
     end if;
 
-    select
-        exists (select from queue_setting s where s.queue = queue_get.queue and s.paused),
-        (
-            select j.ready_at
-            from queue_job j
-            where j.queue = queue_get.queue and j.ready_at is not null
-            order by j.ready_at
-            limit 1
-        ) <= v_now
-    into v_paused, v_due;
-    if v_paused then
-        return;
-    end if;
-    if v_due and queue_get.promote then
-        -- Steps of a bounded size: 200,000 jobs that come due together must not make this
-        -- call wait for all of them.
-        v_promoted := _queue_promote(queue_get.queue, v_now, greatest(100, queue_get.count));
-        v_due := false;
-    end if;
-
-    if v_due is not true then
-        v_ids := array(
+    if coalesce(current_setting('pgq_py.has_head', true), '') = '' then
+        v_pages := pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass);
+        select array(
             select j.id
             from queue_job j
             where j.queue = queue_get.queue and j.ready_at is null
             order by j.rank, j.expected_at, j.id
             limit queue_get.count
             for update skip locked
-        );
+        )
+        into v_ids
+        where not exists (select from queue_setting s where s.queue = queue_get.queue and s.paused)
+            and not exists (
+                select
+                from queue_job j
+                where j.queue = queue_get.queue and j.ready_at is not null and j.ready_at <= v_now
+            );
+        -- Pages beyond the way down the tree are those of dead rows.
+        if pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass) - v_pages > 8 then
+            perform set_config('pgq_py.has_head', 'maybe', false);
+        end if;
     else
-        v_ids := _queue_pick(queue_get.queue, v_now, queue_get.count);
+        v_ids := _queue_follow(queue_get.queue, v_now, queue_get.count);
+    end if;
+    if v_ids is null then
+        if exists (select from queue_setting s where s.queue = queue_get.queue and s.paused) then
+            return;
+        end if;
+        v_due := _queue_due(queue_get.queue, v_now);
+        if v_due is not null and not queue_get.promote then
+            v_ids := _queue_pick(queue_get.queue, v_due, v_now, queue_get.count);
+        else
+            if v_due is not null then
+                -- Steps of a bounded size: 200,000 jobs that come due together must not make this
+                -- call wait for all of them.
+                v_promoted := _queue_promote(queue_get.queue, v_due, v_now, greatest(100, queue_get.count));
+            end if;
+            v_ids := _queue_claim(queue_get.queue, queue_get.count, v_promoted);
+        end if;
     end if;
 
-    -- One by one: before PostgreSQL 17 `id = any (v_ids)`, planned while the table was
-    -- empty, is a filter on a walk through the whole queue.
-    foreach v_id in array v_ids loop
+    if cardinality(v_ids) > 1 and current_setting('server_version_num')::integer >= 170000 then
         return query
-        delete from queue_job j
-        where j.queue = queue_get.queue and j.id = v_id
-        returning
-            j.id,
-            j.data,
-            j.data_text,
-            j.data_bytes,
-            - j.rank,
-            j.enqueued_at,
-            j.schedule_at,
-            nullif(j.expected_at, 'infinity'),
-            j.attempts,
-            j.max_attempts,
-            j.last_error,
-            j.progress_count,
-            j.consumer,
-            j.dedupe_key,
-            j.headers;
-    end loop;
+        with gone as (
+            delete from queue_job j where j.queue = queue_get.queue and j.id = any (v_ids) returning j.*
+        )
+        select
+            g.id,
+            g.data,
+            g.data_text,
+            g.data_bytes,
+            - g.rank,
+            g.enqueued_at,
+            g.schedule_at,
+            nullif(g.expected_at, 'infinity'),
+            g.attempts,
+            g.max_attempts,
+            g.last_error,
+            g.progress_count,
+            g.consumer,
+            g.dedupe_key,
+            g.headers
+        from gone g
+        order by g.rank, g.expected_at, g.id;
+    else
+        -- One by one: before PostgreSQL 17 `id = any (v_ids)`, planned while the table was
+        -- empty, is a filter on a walk through the whole queue.
+        foreach v_id in array v_ids loop
+            return query
+            delete from queue_job j
+            where j.queue = queue_get.queue and j.id = v_id
+            returning
+                j.id,
+                j.data,
+                j.data_text,
+                j.data_bytes,
+                - j.rank,
+                j.enqueued_at,
+                j.schedule_at,
+                nullif(j.expected_at, 'infinity'),
+                j.attempts,
+                j.max_attempts,
+                j.last_error,
+                j.progress_count,
+                j.consumer,
+                j.dedupe_key,
+                j.headers;
+        end loop;
+    end if;
 
     if v_ids <> '{}' then
         insert into queue_tally (queue, taken) values (queue_get.queue, cardinality(v_ids));
@@ -1817,7 +2170,7 @@ begin
     -- Takers that came by meanwhile could not see what was promoted here, and sleep.
     if cardinality(v_promoted) > 0 then
         if exists (select unnest(v_promoted) except select unnest(v_ids)) then
-            perform pg_notify(queue_channel(queue_get.queue), '');
+            perform _queue_wake(queue_get.queue);
         end if;
     end if;
 end
@@ -2450,8 +2803,8 @@ declare
     v_now timestamptz := clock_timestamp();
     v_receipt uuid := gen_random_uuid();
     v_paused boolean;
-    v_due boolean;
-    v_lease_for interval;
+    v_pages bigint;
+    v_due timestamptz;
     v_promoted bigint[] := '{}';
     v_ids bigint[];
     v_id bigint;
@@ -2463,76 +2816,117 @@ begin
         perform _queue_refuse_count(queue_lease.count);
     end if;
 
-    select
-        s.paused,
-        s.lease_for,
-        (
-            select j.ready_at
-            from queue_job j
-            where j.queue = queue_lease.queue and j.ready_at is not null
-            order by j.ready_at
-            limit 1
-        ) <= v_now
-    into v_paused, v_lease_for, v_due
+    -- As in queue_get.
+    select coalesce(queue_lease.lease, s.lease_for, '5 minutes'), s.paused
+    into queue_lease.lease, v_paused
     from (select) as always
     left join queue_setting s on s.queue = queue_lease.queue;
-    if v_paused then
-        return;
-    end if;
-    queue_lease.lease := coalesce(queue_lease.lease, v_lease_for, '5 minutes');
     if queue_lease.lease <= interval '0' or not isfinite(queue_lease.lease) then
         perform _queue_refuse_lease(queue_lease.lease);
     end if;
-    if v_due and queue_lease.promote then
-        -- In steps of a bounded size, as in queue_get.
-        v_promoted := _queue_promote(queue_lease.queue, v_now, greatest(100, queue_lease.count));
+    if v_paused then
+        return;
     end if;
-
-    if v_due and not queue_lease.promote then
-        v_ids := _queue_pick(queue_lease.queue, v_now, queue_lease.count);
-    else
-        v_ids := array(
+    if coalesce(current_setting('pgq_py.has_head', true), '') = '' then
+        v_pages := pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass);
+        select array(
             select j.id
             from queue_job j
             where j.queue = queue_lease.queue and j.ready_at is null
             order by j.rank, j.expected_at, j.id
             limit queue_lease.count
             for update skip locked
+        )
+        into v_ids
+        where not exists (
+            select
+            from queue_job j
+            where j.queue = queue_lease.queue and j.ready_at is not null and j.ready_at <= v_now
         );
+        if pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass) - v_pages > 8 then
+            perform set_config('pgq_py.has_head', 'maybe', false);
+        end if;
+    else
+        v_ids := _queue_follow(queue_lease.queue, v_now, queue_lease.count);
     end if;
-    -- One by one, as in queue_get; large data stay where they are, out of line.
-    foreach v_id in array v_ids loop
+    if v_ids is null then
+        v_due := _queue_due(queue_lease.queue, v_now);
+        if v_due is not null and not queue_lease.promote then
+            v_ids := _queue_pick(queue_lease.queue, v_due, v_now, queue_lease.count);
+        else
+            if v_due is not null then
+                v_promoted := _queue_promote(queue_lease.queue, v_due, v_now, greatest(100, queue_lease.count));
+            end if;
+            v_ids := _queue_claim(queue_lease.queue, queue_lease.count, v_promoted);
+        end if;
+    end if;
+
+    -- Large data stay where they are, out of line.
+    if cardinality(v_ids) > 1 and current_setting('server_version_num')::integer >= 170000 then
         return query
-        update queue_job j
-        set ready_at = v_now + queue_lease.lease,
-            lease_until = v_now + queue_lease.lease,
-            receipt = v_receipt,
-            consumer = queue_lease.consumer,
-            attempts = j.attempts + 1
-        where j.queue = queue_lease.queue and j.id = v_id
-        returning
-            j.id,
-            j.receipt,
-            j.lease_until,
-            j.data,
-            j.data_text,
-            j.data_bytes,
-            - j.rank,
-            j.enqueued_at,
-            j.schedule_at,
-            nullif(j.expected_at, 'infinity'),
-            j.attempts,
-            j.max_attempts,
-            j.last_error,
-            j.progress_count,
-            j.dedupe_key,
-            j.headers;
-    end loop;
+        with leased as (
+            update queue_job j
+            set ready_at = v_now + queue_lease.lease,
+                lease_until = v_now + queue_lease.lease,
+                receipt = v_receipt,
+                consumer = queue_lease.consumer,
+                attempts = j.attempts + 1
+            where j.queue = queue_lease.queue and j.id = any (v_ids)
+            returning j.*
+        )
+        select
+            l.id,
+            l.receipt,
+            l.lease_until,
+            l.data,
+            l.data_text,
+            l.data_bytes,
+            - l.rank,
+            l.enqueued_at,
+            l.schedule_at,
+            nullif(l.expected_at, 'infinity'),
+            l.attempts,
+            l.max_attempts,
+            l.last_error,
+            l.progress_count,
+            l.dedupe_key,
+            l.headers
+        from leased l
+        order by l.rank, l.expected_at, l.id;
+    else
+        foreach v_id in array v_ids loop
+            return query
+            update queue_job j
+            set ready_at = v_now + queue_lease.lease,
+                lease_until = v_now + queue_lease.lease,
+                receipt = v_receipt,
+                consumer = queue_lease.consumer,
+                attempts = j.attempts + 1
+            where j.queue = queue_lease.queue and j.id = v_id
+            returning
+                j.id,
+                j.receipt,
+                j.lease_until,
+                j.data,
+                j.data_text,
+                j.data_bytes,
+                - j.rank,
+                j.enqueued_at,
+                j.schedule_at,
+                nullif(j.expected_at, 'infinity'),
+                j.attempts,
+                j.max_attempts,
+                j.last_error,
+                j.progress_count,
+                j.dedupe_key,
+                j.headers;
+        end loop;
+    end if;
 
     -- Takers that came by meanwhile could not see what was promoted here, and sleep.
     if cardinality(v_promoted) > 0 then
         if exists (select unnest(v_promoted) except select unnest(v_ids)) then
-            perform pg_notify(queue_channel(queue_lease.queue), '');
+            perform _queue_wake(queue_lease.queue);
         end if;
     end if;
 end
@@ -2768,6 +3162,72 @@ $$;
 
 revoke all on function queue_list from public;
 
+-- functions/queue_listen.sql
+create or replace function queue_listen(
+    queue text
+)
+returns text
+language plpgsql
+volatile
+security definer
+set search_path from current
+as $$
+declare
+    v_channel text := queue_channel(queue);
+    -- Channels, each with the lock that is held for it, and those that may still miss a notification.
+    v_listening text := coalesce(current_setting('pgq_py.listening', true), '');
+    v_key bigint;
+    v_lock text;
+begin
+    execute format('listen %I', v_channel);
+    if position(v_channel || ':' in v_listening) > 0 then
+        return v_channel;
+    end if;
+    v_lock := case when regexp_count(v_listening, ':') < 16 then 'one' else 'many' end;
+    -- A putter that looks whether we sleep has the lock for some microseconds. One who keeps it
+    -- is a stranger, and makes us poll.
+    for v_try in 1 .. 20 loop
+        if v_lock = 'one' then
+            exit when pg_try_advisory_lock_shared(_queue_key(queue));
+        else
+            exit when pg_try_advisory_lock_shared(_queue_class(), 64);
+        end if;
+        if v_try = 20 then
+            v_lock := 'none';
+        end if;
+        perform pg_sleep(0.001);
+    end loop;
+    perform set_config('pgq_py.listening', concat_ws(' ', nullif(v_listening, ''), v_channel || ':' || v_lock), false);
+    perform set_config(
+        'pgq_py.unsettled',
+        concat_ws(' ', nullif(current_setting('pgq_py.unsettled', true), ''), v_channel || ':'),
+        false
+    );
+    return v_channel;
+end
+$$;
+
+comment on function queue_listen is $$
+Listen for jobs of a queue: from now on whoever puts one notifies this session.
+
+Putting notifies nobody unless a session listens in this way; a bare LISTEN is not enough. So
+waiting for a job without a gap goes in this order: `queue_listen` (committed), then again and
+again `queue_wait`, `queue_get`, and when that returned nothing, sleep until a notification or for
+as long as `queue_wait` said, whichever comes first, but no longer than a few seconds.
+
+The session keeps an advisory lock until `queue_unlisten`, DISCARD ALL or its end.
+
+**queue**: name of the queue.
+
+Returns the channel on which the notifications come, see `queue_channel`.
+
+Errors: 22023 for a bad name; 0A000 in a standby.
+
+    select queue_listen('apples');
+$$;
+
+revoke all on function queue_listen from public;
+
 -- functions/queue_maintain.sql
 create or replace function queue_maintain()
 returns table (
@@ -2860,7 +3320,7 @@ begin
         begin
             v_rows := cardinality(_queue_promote(v_queue, clock_timestamp(), 1000));
             if v_rows > 0 then
-                perform pg_notify(queue_channel(v_queue), '');
+                perform _queue_wake(v_queue);
                 v_promote := v_promote + v_rows;
             end if;
         exception
@@ -2997,7 +3457,7 @@ begin
     end loop;
     if queue_progress.lease is not null and v_ready_at = v_until then
         -- It may end earlier than sleepers reckon with.
-        perform pg_notify(queue_channel(queue_progress.queue), '');
+        perform _queue_wake(queue_progress.queue);
     end if;
     return true;
 end
@@ -3113,90 +3573,82 @@ declare
     v_schedule_at timestamptz;
     v_expected_at timestamptz := 'infinity';
     v_id bigint;
-    v_allowed boolean := false;
 begin
-    if octet_length(queue_put.queue) between 1 and 255 is not true then
-        perform _queue_refuse_name(queue_put.queue);
-    end if;
-    if queue_put.data_text is null and queue_put.data_bytes is null then
-        queue_put.data := coalesce(queue_put.data, 'null');
-    elsif num_nonnulls(queue_put.data, queue_put.data_text, queue_put.data_bytes) > 1 then
-        raise exception using
-            errcode = 'invalid_parameter_value',
-            message = 'more than one of data, data_text and data_bytes is given',
-            hint = 'A job holds one of the three.';
-    end if;
-    if queue_put.max_attempts < 1 then
-        raise exception using
-            errcode = 'invalid_parameter_value',
-            message = format('max_attempts is %s', queue_put.max_attempts),
-            hint = 'A job is tried at least once; null is as the queue says.';
-    end if;
-    if queue_put.schedule_at is not null or queue_put.schedule_in is not null then
-        v_schedule_at := _queue_time('schedule', queue_put.schedule_at, queue_put.schedule_in, v_now);
-    end if;
-    if queue_put.expected_at is not null or queue_put.expected_in is not null then
-        v_expected_at := _queue_time('expected', queue_put.expected_at, queue_put.expected_in, v_now);
-    end if;
-
-    -- A job put again under its key waits here for a transaction that holds the key, and
-    -- loops when that transaction took the job away between the insert and the look-up.
-    -- That a queue has limits is looked up by the insert itself, which is then repeated, for
-    -- a key that is there too: its job may be on its way out.
-    loop
+    -- One expression for all that is wrong or rare: each one costs more than what it looks at.
+    if
+        octet_length(queue_put.queue) between 1 and 255
+        and num_nonnulls(queue_put.data, queue_put.data_text, queue_put.data_bytes) = 1
+        and queue_put.dedupe_key is null
+        and queue_put.priority is not null
+        and num_nulls(queue_put.max_attempts) = 1
+    then
+        if num_nonnulls(
+            queue_put.schedule_at, queue_put.schedule_in, queue_put.expected_at, queue_put.expected_in
+        ) > 0 then
+            v_schedule_at := _queue_time('schedule', queue_put.schedule_at, queue_put.schedule_in, v_now);
+            v_expected_at := coalesce(
+                _queue_time('expected', queue_put.expected_at, queue_put.expected_in, v_now), 'infinity'
+            );
+        end if;
+        v_id := nextval('queue_job_id_seq');
+        -- Not with RETURNING, which makes a row of all columns, nor with ON CONFLICT, which
+        -- writes each row in two steps: together they would be a third of this.
         insert into queue_job (
-            queue, enqueued_at, ready_at, schedule_at, expected_at, rank,
-            dedupe_key, headers, max_attempts, data, data_text, data_bytes
+            id, queue, enqueued_at, ready_at, schedule_at, expected_at, rank, headers, data, data_text, data_bytes
         )
+        overriding system value
         select
+            v_id,
             queue_put.queue,
             v_now,
             case when v_schedule_at > v_now then v_schedule_at end,
             v_schedule_at,
             v_expected_at,
-            - coalesce(queue_put.priority, 0),
-            queue_put.dedupe_key,
+            - queue_put.priority,
             queue_put.headers,
-            queue_put.max_attempts,
             queue_put.data,
             queue_put.data_text,
             queue_put.data_bytes
-        where v_allowed or not exists (
+        where not exists (
             select
             from queue_setting s
             where s.queue = queue_put.queue and num_nonnulls(s.max_bytes, s.max_depth) > 0
-        )
-        on conflict (queue, dedupe_key) where dedupe_key is not null do nothing
-        returning id into v_id;
-        exit when found;
-        v_id := _queue_find(queue_put.queue, queue_put.dedupe_key);
-        if v_id is not null and (v_allowed or not exists (
-            select
-            from queue_setting s
-            where s.queue = queue_put.queue and num_nonnulls(s.max_bytes, s.max_depth) > 0
-        )) then
+        );
+        if found then
+            insert into queue_tally (queue, put) values (queue_put.queue, 1);
+            if random() < 0.005 then
+                perform _queue_fold(queue_put.queue);
+            end if;
+            if queue_put.notify and not _queue_nobody_sleeps(queue_put.queue) then
+                perform pg_notify(queue_channel(queue_put.queue), '');
+            end if;
             return v_id;
         end if;
-        perform _queue_check_limits(
-            queue_put.queue,
-            coalesce(
-                octet_length(queue_put.data::text),
-                octet_length(queue_put.data_text),
-                octet_length(queue_put.data_bytes)
-            ),
-            case when v_id is null then 1 else 0 end
-        );
-        v_allowed := true;
-    end loop;
+    end if;
 
-    insert into queue_tally (queue, put) values (queue_put.queue, 1);
-    if random() < 0.005 then
-        perform _queue_fold(queue_put.queue);
-    end if;
-    if queue_put.notify then
-        perform pg_notify(queue_channel(queue_put.queue), '');
-    end if;
-    return v_id;
+    -- A key, a limit, or a mistake: as a batch of one.
+    return (
+        select p.id
+        from queue_put_many(
+            queue_put.queue,
+            case
+                when num_nonnulls(queue_put.data, queue_put.data_text, queue_put.data_bytes) <> 1
+                    or queue_put.data is not null
+                then array[queue_put.data]
+            end,
+            queue_put.schedule_at,
+            queue_put.expected_at,
+            queue_put.priority,
+            array[queue_put.dedupe_key],
+            queue_put.headers,
+            queue_put.max_attempts,
+            queue_put.schedule_in,
+            queue_put.expected_in,
+            case when queue_put.data_text is not null then array[queue_put.data_text] end,
+            case when queue_put.data_bytes is not null then array[queue_put.data_bytes] end,
+            queue_put.notify
+        ) p
+    );
 end
 $$;
 
@@ -3433,7 +3885,7 @@ begin
         end if;
     end if;
     if queue_put_many.notify and v_inserted > 0 then
-        perform pg_notify(queue_channel(queue_put_many.queue), '');
+        perform _queue_wake(queue_put_many.queue);
     end if;
 end
 $$;
@@ -3520,7 +3972,7 @@ begin
     get diagnostics v_rows = row_count;
     if v_rows > 0 then
         insert into queue_tally (queue, moved, dead) values (queue_redrive.queue, v_rows, - v_rows);
-        perform pg_notify(queue_channel(queue_redrive.queue), '');
+        perform _queue_wake(queue_redrive.queue);
     end if;
     return v_rows;
 end
@@ -3579,7 +4031,7 @@ begin
     if not found then
         return false;
     end if;
-    perform pg_notify(queue_channel(queue_release.queue), '');
+    perform _queue_wake(queue_release.queue);
     return true;
 end
 $$;
@@ -3677,7 +4129,7 @@ begin
     if not found then
         return false;
     end if;
-    perform pg_notify(queue_channel(queue_resume.queue), '');
+    perform _queue_wake(queue_resume.queue);
     return true;
 end
 $$;
@@ -4013,6 +4465,48 @@ $$;
 
 revoke all on function queue_stats from public;
 
+-- functions/queue_unlisten.sql
+create or replace function queue_unlisten(
+    queue text
+)
+returns void
+language plpgsql
+volatile
+security definer
+set search_path from current
+as $$
+declare
+    v_channel text := queue_channel(queue);
+    v_listening text := coalesce(current_setting('pgq_py.listening', true), '');
+    v_lock text := (regexp_match(v_listening, v_channel || ':(\w+)'))[1];
+begin
+    execute format('unlisten %I', v_channel);
+    if v_lock = 'one' then
+        perform pg_advisory_unlock_shared(_queue_key(queue));
+    elsif v_lock = 'many' then
+        perform pg_advisory_unlock_shared(_queue_class(), 64);
+    end if;
+    perform set_config('pgq_py.listening', btrim(regexp_replace(v_listening, ' ?' || v_channel || ':\w+', '')), false);
+    perform set_config(
+        'pgq_py.unsettled',
+        btrim(replace(coalesce(current_setting('pgq_py.unsettled', true), ''), v_channel || ':', '')),
+        false
+    );
+end
+$$;
+
+comment on function queue_unlisten is $$
+The end of `queue_listen`: this session is not notified any more.
+
+**queue**: name of the queue.
+
+Errors: 22023 for a bad name.
+
+    select queue_unlisten('apples');
+$$;
+
+revoke all on function queue_unlisten from public;
+
 -- functions/queue_update.sql
 create or replace function queue_update(
     queue text,
@@ -4141,14 +4635,38 @@ set jit = off
 as $$
 declare
     v_now timestamptz := clock_timestamp();
+    v_unsettled text := current_setting('pgq_py.unsettled', true);
+    v_again timestamptz;
+    v_head text[];
 begin
     if octet_length(queue_wait.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_wait.queue);
     end if;
+    -- Who put before this session began to listen, and has not committed, may not notify.
+    if v_unsettled <> '' and position(queue_channel(queue) || ':' in v_unsettled) > 0 then
+        if pg_try_advisory_lock(_queue_class(), (hashtextextended(queue, 0) & 63)::integer)
+            and pg_advisory_unlock(_queue_class(), (hashtextextended(queue, 0) & 63)::integer)
+            and position(queue_channel(queue) || ':none' in current_setting('pgq_py.listening')) = 0
+        then
+            perform set_config('pgq_py.unsettled', btrim(replace(v_unsettled, queue_channel(queue) || ':', '')), false);
+        else
+            v_again := v_now + interval '20 ms';
+        end if;
+    end if;
     if exists (select from queue_setting s where s.queue = queue_wait.queue and s.paused) then
-        return null;
+        return v_again - v_now;
+    end if;
+    -- The session passes over some jobs until then: see _queue_claim.
+    if current_setting('pgq_py.has_head', true) <> '' then
+        v_head := string_to_array(
+            current_setting('pgq_py.head_' || to_hex(hashtextextended(queue, 0)), true), ' '
+        );
+        if v_head[2]::float8 > 0.001 and to_timestamp(v_head[1]::float8) > v_now then
+            v_again := least(v_again, to_timestamp(v_head[1]::float8));
+        end if;
     end if;
     return least(
+        v_again,
         (
             select j.ready_at
             from queue_job j
@@ -4175,14 +4693,15 @@ $$;
 comment on function queue_wait is $$
 How long a consumer may sleep before the next waiting job of a queue comes due.
 
-Meant for a consumer about to sleep: ask this, then `queue_get`, and only if that returned
-nothing, sleep. Jobs that could be taken now don't count here (`queue_get` would have given
+Meant for a consumer about to sleep, after `queue_listen`: ask this, then `queue_get`, and only if
+that returned nothing, sleep. Jobs that could be taken now don't count here (`queue_get` would have given
 them; those that others hold must not keep a consumer awake).
 
 **queue**: name of the queue.
 
 Returns an interval above zero, or null if no job waits or the queue is paused: then
-sleep until a notification (see `queue_channel`).
+sleep until a notification. While a transaction is open that began to put before this session
+listened, it is 20 milliseconds at most.
 
 Errors: 22023 for a bad name.
 

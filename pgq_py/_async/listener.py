@@ -38,7 +38,7 @@ class AsyncListener:
         self._session = session
         self._queues = queues
         self._on: AsyncSession | None = None
-        self._channels: list[str] = []
+        self._counted: tuple[str, ...] = ()
         self._heard = 0
         self._pause = POLL_FIRST
 
@@ -71,22 +71,29 @@ class AsyncListener:
         return self
 
     async def _start(self, session: AsyncSession) -> None:
-        channels = await session.run(self._pq.calls.channels(self._queues))
         async with session.listening.lock:
             # Counted first: an interruption may come when the server listens already.
-            session.listening.channels.update(channels)
-            self._channels = channels
-            await session.run(self._pq.calls.listen(channels))
+            session.listening.queues.update(self._queues)
+            self._counted = self._queues
+            await session.run(self._pq.calls.listen(self._queues))
         self._heard = session.listening.heard
 
-    async def sleep(self, seconds: float) -> None:
-        """Sleep until a notification comes, but no longer than this or the poll interval."""
+    async def wait(self) -> float:
+        """How many seconds to sleep at most, from before the next look into the queues."""
+        call = self._pq.calls.wait(self._queues)
+        due = [await self._session.run(call)]
+        if self._on is not None and self._on is not self._session:
+            due.append(await self._on.run(call))  # the one that listens knows whom it may miss
+        return min((time.total_seconds() for time in due if time is not None), default=POLL)
+
+    async def sleep(self, seconds: float) -> bool:
+        """Sleep until a notification comes, but no longer than this or the poll interval; whether one came."""
         if self._on is None:
             pause = min(seconds, jitter(self._pause))
             self._pause = min(POLL_LAST, 2 * self._pause)
             await async_sleep(pause)
             self._pq.check_open()
-            return
+            return False
         conn, listening = await self._on.connection(), self._on.listening
         until = monotonic() + min(seconds, POLL)
         slice = SHARED_SLICE if self._on.is_shared else SLICE
@@ -99,10 +106,11 @@ class AsyncListener:
                 raise translate(error, schema=self._pq.schema, lost=conn.closed) from error
             if listening.heard != self._heard:
                 self._heard = listening.heard
-                return
+                return True
             self._pq.check_open()
             if self._on.is_shared:
                 await async_sleep(GAP)
+        return False
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -120,12 +128,12 @@ class AsyncListener:
     async def _stop(self, session: AsyncSession) -> None:
         conn = await session.connection()
         async with session.listening.lock:
-            session.listening.channels.subtract(self._channels)
-            session.listening.channels = +session.listening.channels
-            over = [channel for channel in self._channels if channel not in session.listening.channels]
+            session.listening.queues.subtract(self._counted)
+            session.listening.queues = +session.listening.queues
+            over = [queue for queue in self._counted if queue not in session.listening.queues]
             if not over:
                 return
-            stop = self._pq.calls.listen(over, "unlisten")
+            stop = self._pq.calls.unlisten(over)
             try:
                 await session.run(stop)
             except Error:

@@ -184,7 +184,7 @@ class AsyncConsumer(ABC):
                 jobs = await attempt()
                 if not jobs and may_wait(block, timeout):
                     async with AsyncListener(self._pq, session, self._order()) as listener:
-                        jobs = await self._until(listener, session, attempt, deadline)
+                        jobs = await self._until(listener, attempt, deadline)
             return jobs
         except BaseException as error:
             await self._give_back(taken, error)
@@ -242,7 +242,6 @@ class AsyncConsumer(ABC):
     async def _until(
         self,
         listener: AsyncListener,
-        session: AsyncSession,
         attempt: Callable[[], Awaitable[Jobs]],
         deadline: float | None,
     ) -> Jobs:
@@ -251,14 +250,16 @@ class AsyncConsumer(ABC):
         The order is the whole point: listening first, then the next due time, then the attempt.
         What comes due or is committed after its step ends the sleep.
         """
-        names = self._order()
+        is_woken = False
         while True:
-            due = await session.run(self._pq.calls.wait(names))
+            if is_woken and (jobs := await attempt()):
+                return jobs
+            pause = await listener.wait()
             jobs = await attempt()
             left = float("inf") if deadline is None else deadline - monotonic()
             if jobs or left <= 0:
                 return jobs
-            await listener.sleep(left if due is None else min(left, due.total_seconds()))
+            is_woken = await listener.sleep(min(left, pause))
 
     # `x in queue` would take job after job to compare it with x.
     __contains__ = None
@@ -360,7 +361,7 @@ class AsyncTake:
             if not jobs and may_wait(self._block, self._timeout):
                 names = self._consumer._order()
                 listener = await self._held.enter_async_context(AsyncListener(pq, session, names))
-                jobs = await self._consumer._until(listener, session, attempt, deadline)
+                jobs = await self._consumer._until(listener, attempt, deadline)
         except BaseException as error:
             if self._transaction is not None:
                 await self._transaction.__aexit__(type(error), error, error.__traceback__)

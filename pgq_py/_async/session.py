@@ -33,7 +33,7 @@ class AsyncListening:
     def __init__(self) -> None:
         # Between counting and telling the server.
         self.lock = AsyncLock()
-        self.channels: Counter[str] = Counter()
+        self.queues: Counter[str] = Counter()
         # Goes up with each notification, for those that it did not reach.
         self.heard = 0
 

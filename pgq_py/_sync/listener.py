@@ -39,7 +39,7 @@ class Listener:
         self._session = session
         self._queues = queues
         self._on: Session | None = None
-        self._channels: list[str] = []
+        self._counted: tuple[str, ...] = ()
         self._heard = 0
         self._pause = POLL_FIRST
 
@@ -72,22 +72,29 @@ class Listener:
         return self
 
     def _start(self, session: Session) -> None:
-        channels = session.run(self._pq.calls.channels(self._queues))
         with session.listening.lock:
             # Counted first: an interruption may come when the server listens already.
-            session.listening.channels.update(channels)
-            self._channels = channels
-            session.run(self._pq.calls.listen(channels))
+            session.listening.queues.update(self._queues)
+            self._counted = self._queues
+            session.run(self._pq.calls.listen(self._queues))
         self._heard = session.listening.heard
 
-    def sleep(self, seconds: float) -> None:
-        """Sleep until a notification comes, but no longer than this or the poll interval."""
+    def wait(self) -> float:
+        """How many seconds to sleep at most, from before the next look into the queues."""
+        call = self._pq.calls.wait(self._queues)
+        due = [self._session.run(call)]
+        if self._on is not None and self._on is not self._session:
+            due.append(self._on.run(call))  # the one that listens knows whom it may miss
+        return min((time.total_seconds() for time in due if time is not None), default=POLL)
+
+    def sleep(self, seconds: float) -> bool:
+        """Sleep until a notification comes, but no longer than this or the poll interval; whether one came."""
         if self._on is None:
             pause = min(seconds, jitter(self._pause))
             self._pause = min(POLL_LAST, 2 * self._pause)
             sleep(pause)
             self._pq.check_open()
-            return
+            return False
         conn, listening = self._on.connection(), self._on.listening
         until = monotonic() + min(seconds, POLL)
         slice = SHARED_SLICE if self._on.is_shared else SLICE
@@ -100,10 +107,11 @@ class Listener:
                 raise translate(error, schema=self._pq.schema, lost=conn.closed) from error
             if listening.heard != self._heard:
                 self._heard = listening.heard
-                return
+                return True
             self._pq.check_open()
             if self._on.is_shared:
                 sleep(GAP)
+        return False
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -121,12 +129,12 @@ class Listener:
     def _stop(self, session: Session) -> None:
         conn = session.connection()
         with session.listening.lock:
-            session.listening.channels.subtract(self._channels)
-            session.listening.channels = +session.listening.channels
-            over = [channel for channel in self._channels if channel not in session.listening.channels]
+            session.listening.queues.subtract(self._counted)
+            session.listening.queues = +session.listening.queues
+            over = [queue for queue in self._counted if queue not in session.listening.queues]
             if not over:
                 return
-            stop = self._pq.calls.listen(over, "unlisten")
+            stop = self._pq.calls.unlisten(over)
             try:
                 session.run(stop)
             except Error:

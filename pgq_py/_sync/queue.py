@@ -185,7 +185,7 @@ class Consumer(ABC):
                 jobs = attempt()
                 if not jobs and may_wait(block, timeout):
                     with Listener(self._pq, session, self._order()) as listener:
-                        jobs = self._until(listener, session, attempt, deadline)
+                        jobs = self._until(listener, attempt, deadline)
             return jobs
         except BaseException as error:
             self._give_back(taken, error)
@@ -243,7 +243,6 @@ class Consumer(ABC):
     def _until(
         self,
         listener: Listener,
-        session: Session,
         attempt: Callable[[], Jobs],
         deadline: float | None,
     ) -> Jobs:
@@ -252,14 +251,16 @@ class Consumer(ABC):
         The order is the whole point: listening first, then the next due time, then the attempt.
         What comes due or is committed after its step ends the sleep.
         """
-        names = self._order()
+        is_woken = False
         while True:
-            due = session.run(self._pq.calls.wait(names))
+            if is_woken and (jobs := attempt()):
+                return jobs
+            pause = listener.wait()
             jobs = attempt()
             left = float("inf") if deadline is None else deadline - monotonic()
             if jobs or left <= 0:
                 return jobs
-            listener.sleep(left if due is None else min(left, due.total_seconds()))
+            is_woken = listener.sleep(min(left, pause))
 
     # `x in queue` would take job after job to compare it with x.
     __contains__ = None
@@ -361,7 +362,7 @@ class Take:
             if not jobs and may_wait(self._block, self._timeout):
                 names = self._consumer._order()
                 listener = self._held.enter_context(Listener(pq, session, names))
-                jobs = self._consumer._until(listener, session, attempt, deadline)
+                jobs = self._consumer._until(listener, attempt, deadline)
         except BaseException as error:
             if self._transaction is not None:
                 self._transaction.__exit__(type(error), error, error.__traceback__)

@@ -34,7 +34,7 @@ class Listening:
     def __init__(self) -> None:
         # Between counting and telling the server.
         self.lock = Lock()
-        self.channels: Counter[str] = Counter()
+        self.queues: Counter[str] = Counter()
         # Goes up with each notification, for those that it did not reach.
         self.heard = 0
 

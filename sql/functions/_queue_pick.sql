@@ -1,5 +1,6 @@
 create or replace function _queue_pick(
     queue text,
+    since timestamptz,
     now timestamptz,
     count integer
 )
@@ -44,6 +45,7 @@ begin
                     from queue_job j
                     where j.queue = _queue_pick.queue
                         and j.ready_at is not null
+                        and j.ready_at >= _queue_pick.since
                         and j.ready_at <= _queue_pick.now
                         and (j.lease_until is null or j.lease_until <= _queue_pick.now)
                     order by j.ready_at
@@ -86,6 +88,6 @@ end
 $$;
 
 comment on function _queue_pick is
-    'Private: lock the best COUNT jobs among the ready and those that have come due, and nothing else. Gives their ids.';
+    'Private: lock the best COUNT jobs among the ready and those that have come due, at SINCE or later, and nothing else. Gives their ids.';
 
 revoke all on function _queue_pick from public;

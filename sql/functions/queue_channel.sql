@@ -17,15 +17,10 @@ end
 $$;
 
 comment on function queue_channel is $$
-The notification channel of a queue, to be given to LISTEN.
+The channel on which a session that called `queue_listen` is notified of jobs.
 
-A put into the queue notifies this channel when it commits, with an empty payload. The
-name is made from the schema and the queue by a hash; two queues that share one cause
-needless wake-ups, nothing else. It may differ between servers: ask for it, don't store it.
-
-Waiting for a job without a gap, in this order: LISTEN (committed), `queue_wait`,
-`queue_get`; when that returned nothing, sleep until a notification or for as long as
-`queue_wait` said, whichever comes first, but no longer than a few seconds.
+The payload of a notification is empty. The name is made from the schema and the queue by a hash;
+two queues that share one cause needless wake-ups, nothing else. It may differ between servers.
 
 **queue**: name of the queue.
 
@@ -33,7 +28,7 @@ Returns the name, 63 bytes at most.
 
 Errors: 22023 for a bad name.
 
-    select format('listen %I', queue_channel('apples')) \gexec
+    select queue_channel('apples');
 $$;
 
 revoke all on function queue_channel from public;

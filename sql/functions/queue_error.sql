@@ -41,7 +41,7 @@ begin
     end if;
     if _queue_fail(queue_error.queue, queue_error.id, queue_error.message, queue_error.retry_in, queue_error.bury) then
         -- It comes due earlier than its lease ended, which is what sleepers reckon with.
-        perform pg_notify(queue_channel(queue_error.queue), '');
+        perform _queue_wake(queue_error.queue);
     end if;
     return true;
 end

@@ -38,8 +38,8 @@ as $$
 #variable_conflict use_column
 declare
     v_now timestamptz := clock_timestamp();
-    v_paused boolean;
-    v_due boolean;
+    v_pages bigint;
+    v_due timestamptz;
     v_promoted bigint[] := '{}';
     v_ids bigint[];
     v_id bigint;
@@ -51,62 +51,95 @@ begin
         perform _queue_refuse_count(queue_get.count);
     end if;
 
-    select
-        exists (select from queue_setting s where s.queue = queue_get.queue and s.paused),
-        (
-            select j.ready_at
-            from queue_job j
-            where j.queue = queue_get.queue and j.ready_at is not null
-            order by j.ready_at
-            limit 1
-        ) <= v_now
-    into v_paused, v_due;
-    if v_paused then
-        return;
-    end if;
-    if v_due and queue_get.promote then
-        -- Steps of a bounded size: 200,000 jobs that come due together must not make this
-        -- call wait for all of them.
-        v_promoted := _queue_promote(queue_get.queue, v_now, greatest(100, queue_get.count));
-        v_due := false;
-    end if;
-
-    if v_due is not true then
-        v_ids := array(
+    if coalesce(current_setting('pgq_py.has_head', true), '') = '' then
+        v_pages := pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass);
+        select array(
             select j.id
             from queue_job j
             where j.queue = queue_get.queue and j.ready_at is null
             order by j.rank, j.expected_at, j.id
             limit queue_get.count
             for update skip locked
-        );
+        )
+        into v_ids
+        where not exists (select from queue_setting s where s.queue = queue_get.queue and s.paused)
+            and not exists (
+                select
+                from queue_job j
+                where j.queue = queue_get.queue and j.ready_at is not null and j.ready_at <= v_now
+            );
+        -- Pages beyond the way down the tree are those of dead rows.
+        if pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass) - v_pages > 8 then
+            perform set_config('pgq_py.has_head', 'maybe', false);
+        end if;
     else
-        v_ids := _queue_pick(queue_get.queue, v_now, queue_get.count);
+        v_ids := _queue_follow(queue_get.queue, v_now, queue_get.count);
+    end if;
+    if v_ids is null then
+        if exists (select from queue_setting s where s.queue = queue_get.queue and s.paused) then
+            return;
+        end if;
+        v_due := _queue_due(queue_get.queue, v_now);
+        if v_due is not null and not queue_get.promote then
+            v_ids := _queue_pick(queue_get.queue, v_due, v_now, queue_get.count);
+        else
+            if v_due is not null then
+                -- Steps of a bounded size: 200,000 jobs that come due together must not make this
+                -- call wait for all of them.
+                v_promoted := _queue_promote(queue_get.queue, v_due, v_now, greatest(100, queue_get.count));
+            end if;
+            v_ids := _queue_claim(queue_get.queue, queue_get.count, v_promoted);
+        end if;
     end if;
 
-    -- One by one: before PostgreSQL 17 `id = any (v_ids)`, planned while the table was
-    -- empty, is a filter on a walk through the whole queue.
-    foreach v_id in array v_ids loop
+    if cardinality(v_ids) > 1 and current_setting('server_version_num')::integer >= 170000 then
         return query
-        delete from queue_job j
-        where j.queue = queue_get.queue and j.id = v_id
-        returning
-            j.id,
-            j.data,
-            j.data_text,
-            j.data_bytes,
-            - j.rank,
-            j.enqueued_at,
-            j.schedule_at,
-            nullif(j.expected_at, 'infinity'),
-            j.attempts,
-            j.max_attempts,
-            j.last_error,
-            j.progress_count,
-            j.consumer,
-            j.dedupe_key,
-            j.headers;
-    end loop;
+        with gone as (
+            delete from queue_job j where j.queue = queue_get.queue and j.id = any (v_ids) returning j.*
+        )
+        select
+            g.id,
+            g.data,
+            g.data_text,
+            g.data_bytes,
+            - g.rank,
+            g.enqueued_at,
+            g.schedule_at,
+            nullif(g.expected_at, 'infinity'),
+            g.attempts,
+            g.max_attempts,
+            g.last_error,
+            g.progress_count,
+            g.consumer,
+            g.dedupe_key,
+            g.headers
+        from gone g
+        order by g.rank, g.expected_at, g.id;
+    else
+        -- One by one: before PostgreSQL 17 `id = any (v_ids)`, planned while the table was
+        -- empty, is a filter on a walk through the whole queue.
+        foreach v_id in array v_ids loop
+            return query
+            delete from queue_job j
+            where j.queue = queue_get.queue and j.id = v_id
+            returning
+                j.id,
+                j.data,
+                j.data_text,
+                j.data_bytes,
+                - j.rank,
+                j.enqueued_at,
+                j.schedule_at,
+                nullif(j.expected_at, 'infinity'),
+                j.attempts,
+                j.max_attempts,
+                j.last_error,
+                j.progress_count,
+                j.consumer,
+                j.dedupe_key,
+                j.headers;
+        end loop;
+    end if;
 
     if v_ids <> '{}' then
         insert into queue_tally (queue, taken) values (queue_get.queue, cardinality(v_ids));
@@ -118,7 +151,7 @@ begin
     -- Takers that came by meanwhile could not see what was promoted here, and sleep.
     if cardinality(v_promoted) > 0 then
         if exists (select unnest(v_promoted) except select unnest(v_ids)) then
-            perform pg_notify(queue_channel(queue_get.queue), '');
+            perform _queue_wake(queue_get.queue);
         end if;
     end if;
 end

@@ -39,8 +39,8 @@ declare
     v_now timestamptz := clock_timestamp();
     v_receipt uuid := gen_random_uuid();
     v_paused boolean;
-    v_due boolean;
-    v_lease_for interval;
+    v_pages bigint;
+    v_due timestamptz;
     v_promoted bigint[] := '{}';
     v_ids bigint[];
     v_id bigint;
@@ -52,76 +52,117 @@ begin
         perform _queue_refuse_count(queue_lease.count);
     end if;
 
-    select
-        s.paused,
-        s.lease_for,
-        (
-            select j.ready_at
-            from queue_job j
-            where j.queue = queue_lease.queue and j.ready_at is not null
-            order by j.ready_at
-            limit 1
-        ) <= v_now
-    into v_paused, v_lease_for, v_due
+    -- As in queue_get.
+    select coalesce(queue_lease.lease, s.lease_for, '5 minutes'), s.paused
+    into queue_lease.lease, v_paused
     from (select) as always
     left join queue_setting s on s.queue = queue_lease.queue;
-    if v_paused then
-        return;
-    end if;
-    queue_lease.lease := coalesce(queue_lease.lease, v_lease_for, '5 minutes');
     if queue_lease.lease <= interval '0' or not isfinite(queue_lease.lease) then
         perform _queue_refuse_lease(queue_lease.lease);
     end if;
-    if v_due and queue_lease.promote then
-        -- In steps of a bounded size, as in queue_get.
-        v_promoted := _queue_promote(queue_lease.queue, v_now, greatest(100, queue_lease.count));
+    if v_paused then
+        return;
     end if;
-
-    if v_due and not queue_lease.promote then
-        v_ids := _queue_pick(queue_lease.queue, v_now, queue_lease.count);
-    else
-        v_ids := array(
+    if coalesce(current_setting('pgq_py.has_head', true), '') = '' then
+        v_pages := pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass);
+        select array(
             select j.id
             from queue_job j
             where j.queue = queue_lease.queue and j.ready_at is null
             order by j.rank, j.expected_at, j.id
             limit queue_lease.count
             for update skip locked
+        )
+        into v_ids
+        where not exists (
+            select
+            from queue_job j
+            where j.queue = queue_lease.queue and j.ready_at is not null and j.ready_at <= v_now
         );
+        if pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass) - v_pages > 8 then
+            perform set_config('pgq_py.has_head', 'maybe', false);
+        end if;
+    else
+        v_ids := _queue_follow(queue_lease.queue, v_now, queue_lease.count);
     end if;
-    -- One by one, as in queue_get; large data stay where they are, out of line.
-    foreach v_id in array v_ids loop
+    if v_ids is null then
+        v_due := _queue_due(queue_lease.queue, v_now);
+        if v_due is not null and not queue_lease.promote then
+            v_ids := _queue_pick(queue_lease.queue, v_due, v_now, queue_lease.count);
+        else
+            if v_due is not null then
+                v_promoted := _queue_promote(queue_lease.queue, v_due, v_now, greatest(100, queue_lease.count));
+            end if;
+            v_ids := _queue_claim(queue_lease.queue, queue_lease.count, v_promoted);
+        end if;
+    end if;
+
+    -- Large data stay where they are, out of line.
+    if cardinality(v_ids) > 1 and current_setting('server_version_num')::integer >= 170000 then
         return query
-        update queue_job j
-        set ready_at = v_now + queue_lease.lease,
-            lease_until = v_now + queue_lease.lease,
-            receipt = v_receipt,
-            consumer = queue_lease.consumer,
-            attempts = j.attempts + 1
-        where j.queue = queue_lease.queue and j.id = v_id
-        returning
-            j.id,
-            j.receipt,
-            j.lease_until,
-            j.data,
-            j.data_text,
-            j.data_bytes,
-            - j.rank,
-            j.enqueued_at,
-            j.schedule_at,
-            nullif(j.expected_at, 'infinity'),
-            j.attempts,
-            j.max_attempts,
-            j.last_error,
-            j.progress_count,
-            j.dedupe_key,
-            j.headers;
-    end loop;
+        with leased as (
+            update queue_job j
+            set ready_at = v_now + queue_lease.lease,
+                lease_until = v_now + queue_lease.lease,
+                receipt = v_receipt,
+                consumer = queue_lease.consumer,
+                attempts = j.attempts + 1
+            where j.queue = queue_lease.queue and j.id = any (v_ids)
+            returning j.*
+        )
+        select
+            l.id,
+            l.receipt,
+            l.lease_until,
+            l.data,
+            l.data_text,
+            l.data_bytes,
+            - l.rank,
+            l.enqueued_at,
+            l.schedule_at,
+            nullif(l.expected_at, 'infinity'),
+            l.attempts,
+            l.max_attempts,
+            l.last_error,
+            l.progress_count,
+            l.dedupe_key,
+            l.headers
+        from leased l
+        order by l.rank, l.expected_at, l.id;
+    else
+        foreach v_id in array v_ids loop
+            return query
+            update queue_job j
+            set ready_at = v_now + queue_lease.lease,
+                lease_until = v_now + queue_lease.lease,
+                receipt = v_receipt,
+                consumer = queue_lease.consumer,
+                attempts = j.attempts + 1
+            where j.queue = queue_lease.queue and j.id = v_id
+            returning
+                j.id,
+                j.receipt,
+                j.lease_until,
+                j.data,
+                j.data_text,
+                j.data_bytes,
+                - j.rank,
+                j.enqueued_at,
+                j.schedule_at,
+                nullif(j.expected_at, 'infinity'),
+                j.attempts,
+                j.max_attempts,
+                j.last_error,
+                j.progress_count,
+                j.dedupe_key,
+                j.headers;
+        end loop;
+    end if;
 
     -- Takers that came by meanwhile could not see what was promoted here, and sleep.
     if cardinality(v_promoted) > 0 then
         if exists (select unnest(v_promoted) except select unnest(v_ids)) then
-            perform pg_notify(queue_channel(queue_lease.queue), '');
+            perform _queue_wake(queue_lease.queue);
         end if;
     end if;
 end

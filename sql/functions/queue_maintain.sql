@@ -89,7 +89,7 @@ begin
         begin
             v_rows := cardinality(_queue_promote(v_queue, clock_timestamp(), 1000));
             if v_rows > 0 then
-                perform pg_notify(queue_channel(v_queue), '');
+                perform _queue_wake(v_queue);
                 v_promote := v_promote + v_rows;
             end if;
         exception

@@ -54,7 +54,7 @@ begin
     end loop;
     if queue_progress.lease is not null and v_ready_at = v_until then
         -- It may end earlier than sleepers reckon with.
-        perform pg_notify(queue_channel(queue_progress.queue), '');
+        perform _queue_wake(queue_progress.queue);
     end if;
     return true;
 end

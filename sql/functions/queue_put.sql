@@ -25,90 +25,82 @@ declare
     v_schedule_at timestamptz;
     v_expected_at timestamptz := 'infinity';
     v_id bigint;
-    v_allowed boolean := false;
 begin
-    if octet_length(queue_put.queue) between 1 and 255 is not true then
-        perform _queue_refuse_name(queue_put.queue);
-    end if;
-    if queue_put.data_text is null and queue_put.data_bytes is null then
-        queue_put.data := coalesce(queue_put.data, 'null');
-    elsif num_nonnulls(queue_put.data, queue_put.data_text, queue_put.data_bytes) > 1 then
-        raise exception using
-            errcode = 'invalid_parameter_value',
-            message = 'more than one of data, data_text and data_bytes is given',
-            hint = 'A job holds one of the three.';
-    end if;
-    if queue_put.max_attempts < 1 then
-        raise exception using
-            errcode = 'invalid_parameter_value',
-            message = format('max_attempts is %s', queue_put.max_attempts),
-            hint = 'A job is tried at least once; null is as the queue says.';
-    end if;
-    if queue_put.schedule_at is not null or queue_put.schedule_in is not null then
-        v_schedule_at := _queue_time('schedule', queue_put.schedule_at, queue_put.schedule_in, v_now);
-    end if;
-    if queue_put.expected_at is not null or queue_put.expected_in is not null then
-        v_expected_at := _queue_time('expected', queue_put.expected_at, queue_put.expected_in, v_now);
-    end if;
-
-    -- A job put again under its key waits here for a transaction that holds the key, and
-    -- loops when that transaction took the job away between the insert and the look-up.
-    -- That a queue has limits is looked up by the insert itself, which is then repeated, for
-    -- a key that is there too: its job may be on its way out.
-    loop
+    -- One expression for all that is wrong or rare: each one costs more than what it looks at.
+    if
+        octet_length(queue_put.queue) between 1 and 255
+        and num_nonnulls(queue_put.data, queue_put.data_text, queue_put.data_bytes) = 1
+        and queue_put.dedupe_key is null
+        and queue_put.priority is not null
+        and num_nulls(queue_put.max_attempts) = 1
+    then
+        if num_nonnulls(
+            queue_put.schedule_at, queue_put.schedule_in, queue_put.expected_at, queue_put.expected_in
+        ) > 0 then
+            v_schedule_at := _queue_time('schedule', queue_put.schedule_at, queue_put.schedule_in, v_now);
+            v_expected_at := coalesce(
+                _queue_time('expected', queue_put.expected_at, queue_put.expected_in, v_now), 'infinity'
+            );
+        end if;
+        v_id := nextval('queue_job_id_seq');
+        -- Not with RETURNING, which makes a row of all columns, nor with ON CONFLICT, which
+        -- writes each row in two steps: together they would be a third of this.
         insert into queue_job (
-            queue, enqueued_at, ready_at, schedule_at, expected_at, rank,
-            dedupe_key, headers, max_attempts, data, data_text, data_bytes
+            id, queue, enqueued_at, ready_at, schedule_at, expected_at, rank, headers, data, data_text, data_bytes
         )
+        overriding system value
         select
+            v_id,
             queue_put.queue,
             v_now,
             case when v_schedule_at > v_now then v_schedule_at end,
             v_schedule_at,
             v_expected_at,
-            - coalesce(queue_put.priority, 0),
-            queue_put.dedupe_key,
+            - queue_put.priority,
             queue_put.headers,
-            queue_put.max_attempts,
             queue_put.data,
             queue_put.data_text,
             queue_put.data_bytes
-        where v_allowed or not exists (
+        where not exists (
             select
             from queue_setting s
             where s.queue = queue_put.queue and num_nonnulls(s.max_bytes, s.max_depth) > 0
-        )
-        on conflict (queue, dedupe_key) where dedupe_key is not null do nothing
-        returning id into v_id;
-        exit when found;
-        v_id := _queue_find(queue_put.queue, queue_put.dedupe_key);
-        if v_id is not null and (v_allowed or not exists (
-            select
-            from queue_setting s
-            where s.queue = queue_put.queue and num_nonnulls(s.max_bytes, s.max_depth) > 0
-        )) then
+        );
+        if found then
+            insert into queue_tally (queue, put) values (queue_put.queue, 1);
+            if random() < 0.005 then
+                perform _queue_fold(queue_put.queue);
+            end if;
+            if queue_put.notify and not _queue_nobody_sleeps(queue_put.queue) then
+                perform pg_notify(queue_channel(queue_put.queue), '');
+            end if;
             return v_id;
         end if;
-        perform _queue_check_limits(
-            queue_put.queue,
-            coalesce(
-                octet_length(queue_put.data::text),
-                octet_length(queue_put.data_text),
-                octet_length(queue_put.data_bytes)
-            ),
-            case when v_id is null then 1 else 0 end
-        );
-        v_allowed := true;
-    end loop;
+    end if;
 
-    insert into queue_tally (queue, put) values (queue_put.queue, 1);
-    if random() < 0.005 then
-        perform _queue_fold(queue_put.queue);
-    end if;
-    if queue_put.notify then
-        perform pg_notify(queue_channel(queue_put.queue), '');
-    end if;
-    return v_id;
+    -- A key, a limit, or a mistake: as a batch of one.
+    return (
+        select p.id
+        from queue_put_many(
+            queue_put.queue,
+            case
+                when num_nonnulls(queue_put.data, queue_put.data_text, queue_put.data_bytes) <> 1
+                    or queue_put.data is not null
+                then array[queue_put.data]
+            end,
+            queue_put.schedule_at,
+            queue_put.expected_at,
+            queue_put.priority,
+            array[queue_put.dedupe_key],
+            queue_put.headers,
+            queue_put.max_attempts,
+            queue_put.schedule_in,
+            queue_put.expected_in,
+            case when queue_put.data_text is not null then array[queue_put.data_text] end,
+            case when queue_put.data_bytes is not null then array[queue_put.data_bytes] end,
+            queue_put.notify
+        ) p
+    );
 end
 $$;
 

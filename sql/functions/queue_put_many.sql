@@ -190,7 +190,7 @@ begin
         end if;
     end if;
     if queue_put_many.notify and v_inserted > 0 then
-        perform pg_notify(queue_channel(queue_put_many.queue), '');
+        perform _queue_wake(queue_put_many.queue);
     end if;
 end
 $$;

@@ -57,7 +57,7 @@ begin
     get diagnostics v_rows = row_count;
     if v_rows > 0 then
         insert into queue_tally (queue, moved, dead) values (queue_redrive.queue, v_rows, - v_rows);
-        perform pg_notify(queue_channel(queue_redrive.queue), '');
+        perform _queue_wake(queue_redrive.queue);
     end if;
     return v_rows;
 end

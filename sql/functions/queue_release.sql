@@ -26,7 +26,7 @@ begin
     if not found then
         return false;
     end if;
-    perform pg_notify(queue_channel(queue_release.queue), '');
+    perform _queue_wake(queue_release.queue);
     return true;
 end
 $$;

@@ -16,7 +16,7 @@ begin
     if not found then
         return false;
     end if;
-    perform pg_notify(queue_channel(queue_resume.queue), '');
+    perform _queue_wake(queue_resume.queue);
     return true;
 end
 $$;

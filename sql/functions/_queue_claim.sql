@@ -1,0 +1,72 @@
+create or replace function _queue_claim(
+    queue text,
+    count integer,
+    promoted bigint[]
+)
+returns bigint[]
+language plpgsql
+volatile
+security definer
+set search_path from current
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_sort = off
+set jit = off
+as $$
+declare
+    v_begin timestamptz := clock_timestamp();
+    v_name text := 'pgq_py.head_' || to_hex(hashtextextended(queue, 0));
+    -- What the session remembers: until when, what the look from the start took, where the head
+    -- was, and whether what ranks before it is looked for.
+    v_head text[] := string_to_array(current_setting(v_name, true), ' ');
+    v_cost float8 := v_head[2];
+    v_last bigint := pg_sequence_last_value('queue_job_id_seq'::regclass);
+    v_pages bigint := pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass);
+    v_found record;
+begin
+    -- The head is far away, and what was promoted lies before it.
+    if promoted <> '{}' and v_cost > 0.001 and extract(epoch from v_begin) < v_head[1]::float8 then
+        return promoted[:_queue_claim.count];
+    end if;
+    select array_agg(c.id) as ids, (array_agg(c.rank))[1] as rank, (array_agg(c.expected_at))[1] as expected_at
+    into v_found
+    from (
+        select j.id, j.rank, j.expected_at
+        from queue_job j
+        where j.queue = _queue_claim.queue and j.ready_at is null
+        order by j.rank, j.expected_at, j.id
+        limit _queue_claim.count
+        for update skip locked
+    ) c;
+    if pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass) - v_pages > 8 then
+        v_cost := extract(epoch from clock_timestamp() - v_begin);
+        v_name := set_config(
+            v_name,
+            concat_ws(
+                ' ',
+                extract(epoch from v_begin) + v_cost + least(20 * v_cost, 30),
+                v_cost,
+                -- Nothing there: what is put from now on has a higher id.
+                coalesce(v_found.rank, 0),
+                extract(epoch from coalesce(v_found.expected_at, 'infinity')),
+                coalesce(v_found.ids[1], v_last),
+                't'
+            ),
+            false
+        );
+    else
+        if v_head <> '{}' then
+            perform set_config(v_name, '', false);
+        end if;
+        if coalesce(current_setting(replace(v_name, 'head', 'due'), true), '') = '' then
+            perform set_config('pgq_py.has_head', '', false);
+        end if;
+    end if;
+    return coalesce(v_found.ids, '{}');
+end
+$$;
+
+comment on function _queue_claim is
+    'Private: lock the first COUNT ready jobs and give their ids in order. Where the dead rows of jobs that were taken lie before them (vacuum has not come by, or an old snapshot keeps them), the session remembers where the head was, and looks again from the very start after 20 times what that took, 30 s at most. For so long it passes over a job that comes back before the head, with the head''s own priority and expected_at. PROMOTED are ids that the caller has just made ready, in their order.';
+
+revoke all on function _queue_claim from public;

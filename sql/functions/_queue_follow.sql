@@ -1,0 +1,94 @@
+create or replace function _queue_follow(
+    queue text,
+    now timestamptz,
+    count integer
+)
+returns bigint[]
+language plpgsql
+volatile
+security definer
+set search_path from current
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_sort = off
+set jit = off
+as $$
+declare
+    v_name text := 'pgq_py.head_' || to_hex(hashtextextended(queue, 0));
+    -- As _queue_claim and _queue_due have set them.
+    v_head text[] := string_to_array(current_setting(v_name, true), ' ');
+    v_due text[] := string_to_array(current_setting(replace(v_name, 'head', 'due'), true), ' ');
+    v_is_far boolean := v_head[2]::float8 > 0.001;
+    v_before integer := 0;
+    v_pages bigint;
+    v_ids bigint[] := '{}';
+begin
+    if (extract(epoch from now) < v_head[1]::float8) is not true or extract(epoch from now) >= v_due[1]::float8 then
+        return null;
+    end if;
+    -- A head that is far away is used for long. What ranks before it shall not wait, unless there
+    -- too lie so many dead rows that looking costs too much.
+    if v_is_far and v_head[6] = 't' then
+        v_pages := pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass);
+        v_ids := array(
+            select j.id
+            from queue_job j
+            where j.queue = _queue_follow.queue and j.ready_at is null
+                and (j.rank, j.expected_at) < (v_head[3]::integer, to_timestamp(v_head[4]::float8))
+            order by j.rank, j.expected_at, j.id
+            limit _queue_follow.count
+            for update skip locked
+        );
+        v_before := cardinality(v_ids);
+        if pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass) - v_pages > 8 then
+            perform set_config(v_name, array_to_string(v_head[:5] || 'f'::text, ' '), false);
+        end if;
+    end if;
+    v_pages := pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass);
+    select v_ids || array(
+        select j.id
+        from queue_job j
+        where j.queue = _queue_follow.queue and j.ready_at is null
+            and (j.rank, j.expected_at, j.id)
+                >= (v_head[3]::integer, to_timestamp(v_head[4]::float8), v_head[5]::bigint)
+        order by j.rank, j.expected_at, j.id
+        limit _queue_follow.count - v_before
+        for update skip locked
+    )
+    into v_ids
+    where not exists (select from queue_setting s where s.queue = _queue_follow.queue and s.paused)
+        and not exists (
+            select
+            from queue_job j
+            where j.queue = _queue_follow.queue and j.ready_at is not null
+                and j.ready_at >= coalesce(to_timestamp(v_due[2]::float8), '-infinity')
+                and j.ready_at <= _queue_follow.now
+        );
+    if pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass) - v_pages > 5
+        and cardinality(v_ids) > v_before
+    then
+        -- On to the first of those: the next need not walk again over what lay before it.
+        v_name := set_config(
+            v_name,
+            (
+                select concat_ws(
+                    ' ', v_head[1], v_head[2], j.rank, extract(epoch from j.expected_at), j.id, v_head[6]
+                )
+                from queue_job j
+                where j.queue = _queue_follow.queue and j.id = v_ids[v_before + 1]
+            ),
+            false
+        );
+    end if;
+    -- Too few, and a look from the start costs next to nothing: that is what comes next.
+    if cardinality(v_ids) < _queue_follow.count and not v_is_far then
+        return null;
+    end if;
+    return v_ids;
+end
+$$;
+
+comment on function _queue_follow is
+    'Private: lock the first COUNT ready jobs from where the session remembers the head to be, and give their ids in order. Null where nothing is remembered, something has come due or the queue is paused.';
+
+revoke all on function _queue_follow from public;
