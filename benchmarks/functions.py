@@ -1,0 +1,2 @@
+"""The SQL functions alone. (to come)"""
+SECTIONS: dict = {}
