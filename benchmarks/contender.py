@@ -102,6 +102,10 @@ class Contender:
         """Durable when it returns."""
         raise NotImplementedError
 
+    def put_waking(self, data: Data) -> None:
+        """The same, and wake whoever sleeps."""
+        self.put(data)
+
     def get(self) -> Data | None:
         """Take a job and remove it, durable when it returns; None if there is none."""
         raise NotImplementedError

@@ -23,6 +23,9 @@ from .contender import Data, Place, find, module_of, payload
 # Calls that each process makes before it is measured: connections, plans and caches are warm then.
 WARM = 20
 
+# Seconds after which a process that gives no sign of life has failed.
+PATIENCE = 900
+
 # A queue is empty when it says so this often: with others at work, once may mean that they hold the rest.
 EMPTY = 3
 
@@ -91,6 +94,8 @@ def started(workers: Sequence[Worker]) -> Iterator[Callable[[], list[Done]]]:
         done = []
         for pipe in pipes:
             try:
+                if not pipe.poll(PATIENCE):
+                    raise Failed("a process does not end")
                 result = pipe.recv()
             except EOFError:
                 raise Failed("a process ended without a word") from None
@@ -222,7 +227,7 @@ def put_at_random(client: Any, ready: Ready, count: int, pauses: tuple[float, fl
     for n in range(count):
         time.sleep(random.uniform(*pauses))
         begin = time.monotonic()
-        client.put(payload(n))
+        client.put_waking(payload(n))
         done.sent[n] = (begin, time.monotonic())
     done.end = time.monotonic()
     return done

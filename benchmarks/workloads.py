@@ -89,6 +89,7 @@ class Bench:
         name = f"{kind.name}/{key}"
         if name in self._templates:
             return name
+        self.server.drop(name)  # half of one, left by a failure
         if prepare is None:
             self.server.copy("template0", name)
             kind(self._place(name)).install()

@@ -43,8 +43,6 @@ class Bare(Contender):
     about = "one prepared statement each, on a table with a key: INSERT, DELETE … SKIP LOCKED, UPDATE and DELETE"
     packages = ("psycopg", "psycopg-binary")
     left_sql = "select count(*), coalesce(sum((data->>'n')::bigint), 0) from bare_job"
-    # Whether a put wakes whoever listens: in the workload about waking only.
-    notifies = False
 
     def install(self) -> None:
         """The table; its key is the one matching index."""
@@ -66,8 +64,12 @@ class Bare(Contender):
         return self.conn.execute(statement.encode(), params).fetchone()
 
     def put(self, data: Data) -> None:
-        """INSERT; for a listener with NOTIFY in the same statement."""
-        self._row(_PUT_AND_NOTIFY if self.notifies else _PUT, json.dumps(data))
+        """INSERT."""
+        self._row(_PUT, json.dumps(data))
+
+    def put_waking(self, data: Data) -> None:
+        """INSERT and NOTIFY."""
+        self._row(_PUT_AND_NOTIFY, json.dumps(data))
 
     def get(self) -> Data | None:
         """DELETE."""

@@ -29,7 +29,7 @@ class Pgmq(Contender):
     def connect(self) -> None:
         """A connection for the calls; the pool is there because the client wants one."""
         self.conn = psycopg.connect(self.place.dsn, autocommit=True, prepare_threshold=0)
-        self.pool = ConnectionPool(self.place.dsn, min_size=0, open=False)
+        self.pool = ConnectionPool(self.place.dsn, min_size=0, max_size=1, open=False)
         self.queue = PGMQueue(pool=self.pool, init_extension=False)
 
     def close(self) -> None:

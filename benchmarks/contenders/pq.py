@@ -9,7 +9,7 @@ from datetime import timedelta
 import psycopg2
 from pq import PQ
 
-from ..contender import Contender, Data, OnJob, payload
+from ..contender import Contender, Data, OnJob, batches, payload
 
 
 class Pq(Contender):
@@ -22,7 +22,7 @@ class Pq(Contender):
 
     def install(self) -> None:
         """As its README."""
-        conn = psycopg2.connect(self.place.dsn)
+        conn = psycopg2.connect(self.place.dsn, options="-c client_min_messages=warning")
         PQ(conn).create()
         conn.close()
 
@@ -47,11 +47,10 @@ class Pq(Contender):
 
     def fill(self, numbers: Iterable[int]) -> None:
         """It has no bulk interface."""
+        statement = "insert into queue (q_name, data) select 'bench', unnest(%s)::json"
         with self.conn, self.conn.cursor() as cursor:
-            cursor.execute(
-                "insert into queue (q_name, data) select 'bench', unnest(%s)::json",
-                ([json.dumps(payload(n)) for n in numbers],),
-            )
+            for batch in batches(numbers):
+                cursor.execute(statement, ([json.dumps(payload(n)) for n in batch],))
 
     def put_later(self, items: Sequence[Data], seconds: float) -> None:
         """`schedule_at`, in one transaction."""

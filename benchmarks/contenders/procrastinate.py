@@ -32,8 +32,7 @@ class Procrastinate(Contender):
         @app.task(name="bench", queue="bench")  # type: ignore[untyped-decorator]
         async def bench(**data: Any) -> None:
             assert self.on_job is not None
-            if not self.on_job(data):
-                raise KeyboardInterrupt
+            self.on_job(data)
 
         self.task = bench
         return app
@@ -104,19 +103,24 @@ class Procrastinate(Contender):
                 (count,),
             )
 
-    async def _receive(self) -> None:
-        connector = PsycopgConnector(conninfo=self.place.dsn, min_size=1, max_size=4)
-        app = self._app_for(connector)
-        async with app.open_async():
-            await app.run_worker_async(queues=["bench"], delete_jobs="always", install_signal_handlers=False)
+    async def _receive(self, on_job: OnJob) -> None:
+        app = self._app(PsycopgConnector(conninfo=self.place.dsn, min_size=1, max_size=4))
+        enough = asyncio.Event()
 
-    def _app_for(self, connector: Any) -> Any:
-        on_job = self.on_job
-        app = self._app(connector)
-        self.on_job = on_job
-        return app
+        def until_enough(data: Data | None) -> bool:
+            if not on_job(data):
+                enough.set()
+            return True
+
+        self.on_job = until_enough
+        async with app.open_async():
+            worker = asyncio.create_task(
+                app.run_worker_async(queues=["bench"], delete_jobs="always", install_signal_handlers=False)
+            )
+            await enough.wait()
+            worker.cancel()
+            await asyncio.wait([worker])
 
     def receive(self, on_job: OnJob) -> None:
         """A real worker: `App.run_worker_async`."""
-        self.on_job = on_job
-        asyncio.run(self._receive())
+        asyncio.run(self._receive(on_job))

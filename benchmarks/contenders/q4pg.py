@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import psycopg2
 
-from ..contender import Contender, Data, payload
+from ..contender import Contender, Data, batches, payload
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # it compares with a literal by `is`
@@ -50,7 +50,7 @@ class Q4pg(Contender):
 
     def fill(self, numbers: Iterable[int]) -> None:
         """It has no bulk interface."""
-        self.cursor.execute(
-            "insert into mq (tag, content) select 'bench', unnest(%s)", ([json.dumps(payload(n)) for n in numbers],)
-        )
+        for batch in batches(numbers):
+            data = [json.dumps(payload(n)) for n in batch]
+            self.cursor.execute("insert into mq (tag, content) select 'bench', unnest(%s)", (data,))
         self.conn.commit()
