@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import importlib.metadata
 import json
+import signal
 import sys
 import time
 from contextlib import ExitStack
@@ -23,18 +24,23 @@ PUBLISHED = ROOT / "docs" / "performance" / "results.json"
 # Of a run that measures only some of it.
 SCRATCH = ROOT / "build" / "bench" / "results.json"
 
+# Named in the report, so that nobody looks for them in vain.
+ABSENT = {"pgque": "its client is on PyPI (pgque-py), its SQL is not"}
+
 
 def main() -> None:
     """Parse, start the servers, measure, write, report."""
     args = parse()
     options = dataclasses.replace(QUICK if args.quick else Options(), **given(args))
     names = args.only or [name for name in NAMES if name not in args.without]
-    chosen = args.what or [*WORKLOADS, *functions.SECTIONS]
+    chosen = args.what or [*(key for key in WORKLOADS if not WORKLOADS[key].on_demand), *functions.SECTIONS]
     partial = bool(args.what or args.only or args.without or args.quick)
     out: Path = args.out or (SCRATCH if partial else PUBLISHED)
     kinds, absent = present(names)
     print(f"measures {len(kinds)} contenders; figures go to {out}", flush=True)
     workers.preload([kind.name for kind in kinds])
+    # Stop the servers whoever ends us.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with ExitStack() as stack:
         server = PostgreSQL(args.folder)
         stack.callback(server.stop)
@@ -52,9 +58,12 @@ def main() -> None:
             "versions": versions(server, kinds),
             "about": {kind.name: kind.about for kind in kinds},
             "absent": absent,
-            "workloads": json.loads(out.read_text())["workloads"] if args.merge and out.exists() else {},
-            "functions": json.loads(out.read_text())["functions"] if args.merge and out.exists() else {},
+            "workloads": {},
+            "functions": {},
         }
+        if args.merge and out.exists():
+            # It stays what it says about itself; what is measured now has a time of its own.
+            results |= json.loads(out.read_text())
         out.parent.mkdir(parents=True, exist_ok=True)
         for key in chosen:
             if key in WORKLOADS:
@@ -72,12 +81,15 @@ def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     keys = [*WORKLOADS, *functions.SECTIONS]
-    parser.add_argument("what", nargs="*", metavar="WHAT", help=f"what to measure, by default all: {' '.join(keys)}")
-    parser.add_argument("--quick", action="store_true", help="about two minutes in all: to see that it works")
+    parser.add_argument(
+        "what", nargs="*", metavar="WHAT", help=f"what to measure, by default all but W9X, W9LX: {' '.join(keys)}"
+    )
+    parser.add_argument("--quick", action="store_true", help="a few minutes in all: to see that it works")
     parser.add_argument("--rounds", type=int, help="how often each contender is measured (3)")
     parser.add_argument("--seconds", type=float, help="how long each time (5)")
     parser.add_argument("--snapshot-seconds", type=float, help="how long under an old snapshot, W9 (90)")
     parser.add_argument("--snapshot-rounds", type=int, help="how often that (1)")
+    parser.add_argument("--long-snapshot-seconds", type=float, help="the same, W9X and W9LX (600)")
     parser.add_argument("--function-seconds", type=float, help="how long each loop over a single SQL function (4)")
     parser.add_argument("--only", type=listed, help=f"these contenders, with commas: {','.join(NAMES)}")
     parser.add_argument("--without", type=listed, default=[], help="all contenders but these")
@@ -107,7 +119,7 @@ def given(args: argparse.Namespace) -> dict[str, Any]:
 def present(names: list[str]) -> tuple[list[type[Contender]], dict[str, str]]:
     """The contenders that can run here, and why the others can't."""
     kinds: list[type[Contender]] = []
-    absent: dict[str, str] = {}
+    absent = dict(ABSENT)
     for name in names:
         try:
             kind = find(name)
@@ -145,7 +157,8 @@ def measure(bench: Bench, key: str, kinds: list[type[Contender]]) -> dict[str, A
     ]
     rounds = bench.options.snapshot_rounds if key.startswith("W9") else bench.options.rounds
     results: dict[str, list[Any]] = {kind.name: [] for kind in entrants}
-    print(f"{key}: {workload.title}", flush=True)
+    title = bench.options.title(workload.title)
+    print(f"{key}: {title}", flush=True)
     begin = time.monotonic()
     for n in range(rounds):
         for kind in entrants:
@@ -157,7 +170,8 @@ def measure(bench: Bench, key: str, kinds: list[type[Contender]]) -> dict[str, A
                 print(f"  {n + 1} {kind.name:18}{figures['error']}", flush=True)
             results[kind.name].append(figures)
     bench.forget()
-    return {"title": workload.title, "unit": workload.unit, "seconds": time.monotonic() - begin, "rounds": results}
+    made = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"title": title, "made": made, "unit": workload.unit, "seconds": time.monotonic() - begin, "rounds": results}
 
 
 if __name__ == "__main__":

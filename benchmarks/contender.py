@@ -10,7 +10,7 @@ import importlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 Data: TypeAlias = dict[str, Any]
 
@@ -22,7 +22,6 @@ NAMES = (
     "ours",
     "ours-sql",
     "bare",
-    "pgque",
     "pgqueuer",
     "pq",
     "pgmq",
@@ -46,11 +45,13 @@ class Place:
     port: int = 5432
     user: str = "postgres"
     redis: str = ""
+    # For libpq's `options`.
+    options: str = ""
 
     @property
     def dsn(self) -> str:
         """For libpq."""
-        return f"host={self.host} port={self.port} user={self.user} dbname={self.dbname}"
+        return f"host={self.host} port={self.port} user={self.user} dbname={self.dbname} options='{self.options}'"
 
 
 class Contender:
@@ -61,7 +62,8 @@ class Contender:
     about: ClassVar[str] = ""
     # The distributions whose versions are noted.
     packages: ClassVar[tuple[str, ...]] = ()
-    needs: ClassVar[Literal["postgresql", "redis", "redis-durable"]] = "postgresql"
+    # The server that it works on: postgresql, redis or redis-durable.
+    needs: ClassVar[str] = "postgresql"
     # How many jobs are in the queue and can be taken, and the sum of their numbers: count, sum.
     left_sql: ClassVar[str] = ""
 

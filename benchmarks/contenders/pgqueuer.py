@@ -33,7 +33,8 @@ class Pgqueuer(Contender):
     )
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
-        return self.loop.run_until_complete(work)
+        result: T = self.loop.run_until_complete(work)
+        return result
 
     async def _connect(self) -> None:
         self.conn = await asyncpg.connect(host=self.place.host, user=self.place.user, database=self.place.dbname)
@@ -63,9 +64,7 @@ class Pgqueuer(Contender):
         self._run(self.queries.enqueue("bench", json.dumps(data).encode()))
 
     async def _take(self, count: int) -> list[Job]:
-        jobs: list[Job] = await self.queries.dequeue(
-            count, self.entrypoints, self.manager, None, timedelta(seconds=30)
-        )
+        jobs: list[Job] = await self.queries.dequeue(count, self.entrypoints, self.manager, None, timedelta(seconds=30))
         return jobs
 
     async def _lease_complete(self, count: int) -> list[Data]:

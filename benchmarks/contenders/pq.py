@@ -53,10 +53,10 @@ class Pq(Contender):
                 cursor.execute(statement, ([json.dumps(payload(n)) for n in batch],))
 
     def put_later(self, items: Sequence[Data], seconds: float) -> None:
-        """`schedule_at`, in one transaction."""
-        with self.queue:
-            for data in items:
-                self.queue.put(data, schedule_at=timedelta(seconds=seconds))
+        """By a statement, as `put(data, schedule_at=...)` would."""
+        statement = "insert into queue (q_name, data, schedule_at) select 'bench', unnest(%s)::json, now() + %s"
+        with self.conn, self.conn.cursor() as cursor:
+            cursor.execute(statement, ([json.dumps(data) for data in items], timedelta(seconds=seconds)))
 
     def receive(self, on_job: OnJob) -> None:
         """`for job in queue`."""
