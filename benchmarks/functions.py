@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
+import random
 import re
 import socket
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,8 +21,8 @@ import psycopg
 from psycopg import sql
 
 from .contender import Contender, Place, find, payload
-from .workers import Worker, run
-from .workloads import Bench, Figures, rate
+from .workers import WARM
+from .workloads import Bench, Figures
 
 _DATA = json.dumps(payload(1))
 
@@ -63,20 +64,18 @@ SCRIPTS = {
 }
 
 
-def pgbench(bench: Bench, dbname: str, script: str, clients: int, seconds: float, durable: bool = True) -> float:
+def pgbench(bench: Bench, dbname: str, script: str, clients: int, seconds: float) -> float:
     """Runs of the script per second. It knows whole seconds only: of less it does a few hundred runs."""
     length = ("-T", str(round(seconds))) if seconds >= 1 else ("-t", "300")
     with tempfile.NamedTemporaryFile("w", suffix=".sql") as file:
         file.write(script)
         file.flush()
-        options = "" if durable else "-c synchronous_commit=off"
         done = subprocess.run(
             [
                 *(bench.server.programs / "pgbench", "-n", "-M", "prepared", "-f", file.name),
                 *("-c", str(clients), "-j", str(min(clients, 2)), *length),
                 *("-h", bench.server.folder, "-U", "postgres", dbname),
             ],
-            env={**os.environ, "PGOPTIONS": options},
             capture_output=True,
             text=True,
         )
@@ -307,7 +306,9 @@ NOTHING: list[tuple[str, str]] = []
 GUARDS: dict[str, list[tuple[str, str]]] = {
     "definer rights": [(r"\n SECURITY DEFINER", "")],
     "search_path": [(r"\n SET search_path TO [^\n]*", "")],
-    "definer rights and all SET clauses": [(r"\n SECURITY DEFINER|\n SET [^\n]*", "")],
+    "definer rights and search_path": [(r"\n SECURITY DEFINER|\n SET search_path TO [^\n]*", "")],
+    # Not a guard: without these a function is planned in other ways.
+    "settings of the planner": [(r"\n SET (plan_cache_mode|enable_\w+|jit) TO [^\n]*", "")],
     "check of the name": [(r"if octet_length\(.*?end if;", "")],
     # In a condition it stands for what it gives when there are no settings.
     "settings lookup": [
@@ -343,61 +344,94 @@ def _variants(conn: psycopg.Connection) -> dict[str, dict[str, int]]:
 
 
 def guards(bench: Bench, kinds: Sequence[type[Contender]]) -> dict[str, Any]:
-    """Microseconds of a call, of one client that does not wait for the disk, and without each guard."""
-    scripts = {
-        "queue_put": f"select SCHEMA.queue_put('bench', '{_DATA}');",
-        # The queue stays as long as it is.
-        "queue_get": f"select queue_put('bench', '{_DATA}');\nselect id from SCHEMA.queue_get('bench');",
-    }
-    changed: dict[str, dict[str, int]] = {}
+    """Microseconds of a call that does not wait for the disk, and of one without each guard.
 
-    def prepare(client: Contender) -> None:
-        client.fill(range(1000))
-        with bench.server.admin(client.place.dbname) as conn:
-            changed.update(_variants(conn))
-
-    def time_of(name: str, guard: str) -> float:
-        with bench.fresh(find("ours"), "variants", prepare) as place:
-            script = scripts[name].replace("SCHEMA", f'"without {guard}"')
-            return 1e6 / pgbench(bench, place.dbname, script, 1, bench.options.function_seconds / 4, durable=False)
-
-    times: dict[str, dict[str, list[tuple[float, float]]]] = {name: {} for name in scripts}
-    for name in scripts:
-        for guard in GUARDS:
-            for _ in range(bench.options.rounds * 2 if not changed or changed[guard][name] else 0):
-                # The two at nearly the same moment: what others do to the machine falls out.
-                times[name].setdefault(guard, []).append((time_of(name, "none"), time_of(name, guard)))
-            if guard in times[name]:
-                print(f"  {name} without {guard}: {saving(times[name][guard]):.1f} µs less", flush=True)
+    The variants take turns call by call, so that whatever else goes on here meets all of them alike;
+    a saving is the median of the differences within the turns.
+    """
+    turns = round(500 * bench.options.function_seconds)
+    results: dict[str, Any] = {}
+    with bench.fresh(find("ours"), "some", lambda client: client.fill(range(1000))) as place:
+        place = replace(place, options="-c synchronous_commit=off")
+        with psycopg.connect(place.dsn, autocommit=True, prepare_threshold=0) as conn:
+            changed = _variants(conn)
+            for name in _GUARDED:
+                names = ["none", *(guard for guard in GUARDS if changed[guard][name])]
+                times = _take_turns(conn, name, names, turns)
+                results[name] = {
+                    guard: {
+                        "us": median(times[guard]),
+                        "saved_us": median(a - b for a, b in zip(times["none"], times[guard], strict=True)),
+                    }
+                    for guard in names
+                }
+                for guard, found in results[name].items():
+                    print(f"  {name} without {guard}: {found['us']:.1f} µs, {found['saved_us']:.1f} less", flush=True)
     bench.forget()
-    return {"times": times, "changed": changed}
+    return {"turns": turns, "times": results, "changed": changed}
 
 
-def saving(pairs: Sequence[tuple[float, float]]) -> float:
-    """What a call costs less without the guard, the median of the pairs."""
-    return median(whole - without for whole, without in pairs)
+def _take_turns(conn: psycopg.Connection, name: str, guards: Sequence[str], turns: int) -> dict[str, list[float]]:
+    data = f", '{_DATA}'" if name == "queue_put" else ""
+    statements = {guard: f"""select "without {guard}".{name}('bench'{data})""".encode() for guard in guards}
+    times: dict[str, list[float]] = {guard: [] for guard in guards}
+    order = list(guards)
+    for turn in range(-WARM, turns):
+        random.shuffle(order)
+        for guard in order:
+            if name == "queue_get":
+                conn.execute(SCRIPTS["put"][0].encode())  # the queue stays as long as it is
+            begin = time.perf_counter()
+            conn.execute(statements[guard])
+            if turn >= 0:
+                times[guard].append(1e6 * (time.perf_counter() - begin))
+    return times
 
 
 # Python
 
 
 def python(bench: Bench, kinds: Sequence[type[Contender]]) -> dict[str, Any]:
-    """Microseconds of a call through the package, and through psycopg alone, without waiting for the disk."""
-    results: dict[str, dict[str, list[float]]] = {}
-    jobs = range(round(10_000 * max(1, bench.options.seconds)))
-    for operation in ("put", "get", "lease_complete"):
-        rounds = results.setdefault(operation, {"ours": [], "ours-sql": [], "bare": []})
-        for _ in range(bench.options.rounds):
-            for name, times in rounds.items():
-                with bench.fresh(find(name), "jobs", lambda client: client.fill(jobs)) as place:
-                    place = replace(place, options="-c synchronous_commit=off")
-                    args: dict[str, Any] = {"seconds": min(bench.options.seconds, 3)}
-                    args |= {"first": len(jobs)} if operation == "put" else {"operation": operation}
-                    loop = "put" if operation == "put" else "take"
-                    times.append(1e6 / rate(run([Worker(loop, name, place, args)]))["value"])
-        print(f"  {operation} " + " ".join(f"{median(times):.0f}" for times in rounds.values()), flush=True)
+    """Microseconds of a call through the package, and through psycopg alone; durable, and not. They take turns."""
+    turns = round(250 * bench.options.function_seconds)
+    jobs = range(4 * (turns + WARM))
+    results: dict[str, Any] = {}
+    for durable in ("on", "off"):
+        for operation in ("put", "get", "lease_complete"):
+            with (
+                bench.fresh(find("ours"), "jobs", lambda client: client.fill(jobs)) as place,
+                bench.fresh(find("bare"), "jobs", lambda client: client.fill(jobs)) as bare,
+            ):
+                places = {"ours": place, "ours-sql": place, "bare": bare}
+                options = f"-c synchronous_commit={durable}"
+                clients = {name: find(name)(replace(where, options=options)) for name, where in places.items()}
+                times = _take_turns_of(clients, operation, turns)
+            found = {name: median(figures) for name, figures in times.items()}
+            added = median(a - b for a, b in zip(times["ours"], times["ours-sql"], strict=True))
+            name = f"{operation.replace('_', ', ')}, {'durable' if durable == 'on' else 'not durable'}"
+            results[name] = {**found, "added": added}
+            print(f"  {name:28}" + " ".join(f"{figure:.0f}" for figure in results[name].values()), flush=True)
     bench.forget()
-    return results
+    return {"turns": turns, "times": results}
+
+
+def _take_turns_of(clients: dict[str, Contender], operation: str, turns: int) -> dict[str, list[float]]:
+    times: dict[str, list[float]] = {name: [] for name in clients}
+    for client in clients.values():
+        client.connect()
+    order = list(clients)
+    for turn in range(-WARM, turns):
+        random.shuffle(order)
+        for name in order:
+            call = getattr(clients[name], operation)
+            arguments = (payload(10_000_000 + turn),) if operation == "put" else ()
+            begin = time.perf_counter()
+            call(*arguments)
+            if turn >= 0:
+                times[name].append(1e6 * (time.perf_counter() - begin))
+    for client in clients.values():
+        client.close()
+    return times
 
 
 SECTIONS: dict[str, tuple[str, Callable[[Bench, Sequence[type[Contender]]], dict[str, Any]]]] = {
