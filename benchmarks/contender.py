@@ -1,0 +1,194 @@
+"""What a queue offers to the workloads, and the list of those that compete.
+
+A contender is one client: a process makes its own, connects it, and calls its operations. One
+that lacks an operation leaves it as it is here, and the workloads that need it go without.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeAlias
+
+Data: TypeAlias = dict[str, Any]
+
+# What `receive` calls: with each job, with None when idle; False ends it.
+OnJob: TypeAlias = Callable[[Data | None], bool]
+
+# The order of the tables' columns.
+NAMES = (
+    "ours",
+    "ours-sql",
+    "bare",
+    "pgqueuer",
+    "pq",
+    "pgmq",
+    "procrastinate",
+    "py-q4pg",
+    "hotqueue",
+    "hotqueue-durable",
+)
+NOT_RIVALS = ("ours", "ours-sql", "bare")
+
+# Jobs in one statement where many are put to prepare a measurement.
+BATCH = 10_000
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a contender's data are: a database of its own, or a Redis."""
+
+    host: str
+    dbname: str
+    port: int = 5432
+    user: str = "postgres"
+    redis: str = ""
+    # For libpq's `options`.
+    options: str = ""
+
+    @property
+    def dsn(self) -> str:
+        """For libpq."""
+        return f"host={self.host} port={self.port} user={self.user} dbname={self.dbname} options='{self.options}'"
+
+
+class Contender:
+    """A client of one queue."""
+
+    name: ClassVar[str]
+    # How it is used here, in a line of the report.
+    about: ClassVar[str] = ""
+    # The distributions whose versions are noted.
+    packages: ClassVar[tuple[str, ...]] = ()
+    # The server that it works on: postgresql, redis or redis-durable.
+    needs: ClassVar[str] = "postgresql"
+    # How many jobs are in the queue and can be taken, and the sum of their numbers: count, sum.
+    left_sql: ClassVar[str] = ""
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+
+    @classmethod
+    def offers(cls, operation: str) -> bool:
+        """Whether this contender has the operation."""
+        return getattr(cls, operation) is not getattr(Contender, operation)
+
+    # Its life
+
+    def install(self) -> None:
+        """Make its tables and functions in an empty database. Not connected yet."""
+
+    def connect(self) -> None:
+        """Open what it works through."""
+
+    def close(self) -> None:
+        """Close that."""
+
+    def choose(self, queues: Sequence[str]) -> None:
+        """Work on these queues from now on; before that it is the one called "bench"."""
+        raise NotImplementedError
+
+    def left(self) -> tuple[int, int]:
+        """How many jobs are in the queue, and the sum of their numbers. Connected or not."""
+        import psycopg
+
+        with psycopg.connect(self.place.dsn) as conn:
+            count, total = conn.execute(self.left_sql.encode()).fetchone() or (0, 0)
+            return int(count), int(total)
+
+    # One job
+
+    def put(self, data: Data) -> None:
+        """Durable when it returns."""
+        raise NotImplementedError
+
+    def put_waking(self, data: Data) -> None:
+        """The same, and wake whoever sleeps."""
+        self.put(data)
+
+    def get(self) -> Data | None:
+        """Take a job and remove it, durable when it returns; None if there is none."""
+        raise NotImplementedError
+
+    def lease_complete(self) -> Data | None:
+        """Lease a job, then complete it, each durable when it returns."""
+        raise NotImplementedError
+
+    def cycle(self, data: Data) -> None:
+        """Put, lease, record an error and put back at once, lease, complete."""
+        raise NotImplementedError
+
+    # Many jobs
+
+    def put_many(self, items: Sequence[Data]) -> None:
+        """All in one call."""
+        raise NotImplementedError
+
+    def get_many(self, count: int) -> list[Data]:
+        """Take and remove up to `count` jobs in one call."""
+        raise NotImplementedError
+
+    def lease_complete_many(self, count: int) -> list[Data]:
+        """Lease up to `count` jobs in one call, complete them in another."""
+        raise NotImplementedError
+
+    def put_later(self, items: Sequence[Data], seconds: float) -> None:
+        """Put jobs that come due all at the same moment, so many seconds from now."""
+        raise NotImplementedError
+
+    def hold(self, count: int) -> None:
+        """Lease `count` jobs, for longer than a measurement takes, and leave them."""
+        raise NotImplementedError
+
+    def fill(self, numbers: Iterable[int]) -> None:
+        """Put many jobs to prepare a measurement, by whatever way is fastest."""
+        for batch in batches(numbers):
+            self.put_many([payload(n) for n in batch])
+
+    # Waiting
+
+    def receive(self, on_job: OnJob) -> None:
+        """Take job after job as a consumer does that sleeps when there are none."""
+        raise NotImplementedError
+
+
+def payload(number: int) -> Data:
+    """The data of a job: 100 bytes of JSON, with the number by which it is known again."""
+    data = {"n": number, "pad": ""}
+    data["pad"] = "x" * (100 - len(json.dumps(data)))
+    return data
+
+
+def batches(numbers: Iterable[int], size: int = BATCH) -> Iterable[list[int]]:
+    """Lists of at most `size`."""
+    batch: list[int] = []
+    for n in numbers:
+        batch.append(n)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def module_of(name: str) -> str:
+    """Where a contender is written."""
+    module = {"ours-sql": "ours", "py-q4pg": "q4pg", "hotqueue-durable": "hotqueue"}.get(name, name)
+    return f"benchmarks.contenders.{module}"
+
+
+def find(name: str) -> type[Contender]:
+    """A contender's class.
+
+    Raises:
+        ImportError: its packages are not installed, or don't run here.
+    """
+    module = importlib.import_module(module_of(name))
+    found: dict[str, type[Contender]] = {
+        value.name: value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, Contender) and hasattr(value, "name")
+    }
+    return found[name]

@@ -1,0 +1,1 @@
+"""One module for each queue, or for two that differ in little."""

@@ -1,0 +1,116 @@
+"""The statements themselves: what any queue in PostgreSQL has to do at least."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from ..contender import Contender, Data, OnJob
+
+_CLAIM = "select id from bare_job {} order by id limit {} for update skip locked"
+_PUT = "insert into bare_job (data) values (%s::jsonb) returning id"
+_PUT_MANY = "insert into bare_job (data) select unnest(%s::jsonb[]) returning id"
+_GET = f"delete from bare_job where id = ({_CLAIM.format('', 1)}) returning id, data"
+_GET_MANY = f"""
+    with claimed as materialized ({_CLAIM.format("", "%s")})
+    delete from bare_job j using claimed where j.id = claimed.id returning j.id, j.data
+"""
+_FREE = "where lease_until is null"
+_LEASE = f"""
+    update bare_job set lease_until = now() + interval '5 minutes'
+    where id = ({_CLAIM.format(_FREE, 1)}) returning id, data
+"""
+_LEASE_MANY = f"""
+    with claimed as materialized ({_CLAIM.format(_FREE, "%s")})
+    update bare_job j set lease_until = now() + interval '5 minutes'
+    from claimed where j.id = claimed.id returning j.id, j.data
+"""
+_RELEASE = "update bare_job set lease_until = null where id = %s"
+_COMPLETE = "delete from bare_job where id = %s"
+_COMPLETE_MANY = "delete from bare_job where id = any(%s)"
+# One transaction and one round trip.
+_PUT_AND_NOTIFY = f"with added as ({_PUT}) select pg_notify('bare', '') from added"
+
+
+class Bare(Contender):
+    """One prepared statement for each operation, on a table with a key and nothing else."""
+
+    name = "bare"
+    about = "one prepared statement each, on a table with a key: INSERT, DELETE … SKIP LOCKED, UPDATE and DELETE"
+    packages = ("psycopg", "psycopg-binary")
+    left_sql = "select count(*), coalesce(sum((data->>'n')::bigint), 0) from bare_job"
+
+    def install(self) -> None:
+        """The table; its key is the one matching index."""
+        with psycopg.connect(self.place.dsn, autocommit=True) as conn:
+            conn.execute(
+                "create table bare_job ("
+                "id bigint generated always as identity primary key, lease_until timestamptz, data jsonb)"
+            )
+
+    def connect(self) -> None:
+        """A connection that prepares each statement at once."""
+        self.conn = psycopg.connect(self.place.dsn, autocommit=True, prepare_threshold=0)
+
+    def close(self) -> None:
+        """Hang up."""
+        self.conn.close()
+
+    def _row(self, statement: str, *params: Any) -> Any:
+        return self.conn.execute(statement.encode(), params).fetchone()
+
+    def put(self, data: Data) -> None:
+        """INSERT."""
+        self._row(_PUT, json.dumps(data))
+
+    def put_waking(self, data: Data) -> None:
+        """INSERT and NOTIFY."""
+        self._row(_PUT_AND_NOTIFY, json.dumps(data))
+
+    def get(self) -> Data | None:
+        """DELETE."""
+        row = self._row(_GET)
+        return None if row is None else row[1]
+
+    def lease_complete(self) -> Data | None:
+        """UPDATE, then DELETE."""
+        row = self._row(_LEASE)
+        if row is None:
+            return None
+        self.conn.execute(_COMPLETE, (row[0],))
+        data: Data = row[1]
+        return data
+
+    def cycle(self, data: Data) -> None:
+        """INSERT, UPDATE thrice, DELETE."""
+        self.put(data)
+        self.conn.execute(_RELEASE, (self._row(_LEASE)[0],))
+        self.lease_complete()
+
+    def put_many(self, items: Sequence[Data]) -> None:
+        """INSERT … unnest."""
+        self.conn.execute(_PUT_MANY, ([json.dumps(data) for data in items],)).fetchall()
+
+    def get_many(self, count: int) -> list[Data]:
+        """DELETE of many."""
+        return [data for _, data in self.conn.execute(_GET_MANY.encode(), (count,))]
+
+    def lease_complete_many(self, count: int) -> list[Data]:
+        """UPDATE of many, then DELETE of many."""
+        rows = self.conn.execute(_LEASE_MANY.encode(), (count,)).fetchall()
+        self.conn.execute(_COMPLETE_MANY, ([id for id, _ in rows],))
+        return [data for _, data in rows]
+
+    def receive(self, on_job: OnJob) -> None:
+        """LISTEN, and DELETE at each notification."""
+        self.conn.execute(sql.SQL("listen bare"))
+        while True:
+            while (data := self.get()) is not None:
+                if not on_job(data):
+                    return
+            if not list(self.conn.notifies(timeout=1, stop_after=1)) and not on_job(None):
+                return
