@@ -82,7 +82,9 @@ comment on table queue_job is
 --
 -- A scan looks at all entries of the page that it begins on. With 50 of them instead of 170 a
 -- get takes 53,000 instructions of 400,000 less, a put 3 % more, and the index three times the room.
-create index queue_job_ready_idx on queue_job (queue, rank, expected_at, id) with (fillfactor = 30)
+-- No two entries are the same, so looking for duplicates is in vain (a fifth of a put of many).
+create index queue_job_ready_idx on queue_job (queue, rank, expected_at, id)
+with (fillfactor = 30, deduplicate_items = off)
 where ready_at is null;
 
 create index queue_job_waiting_idx on queue_job (queue, ready_at) where ready_at is not null;
