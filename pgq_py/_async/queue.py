@@ -207,14 +207,15 @@ class AsyncConsumer(ABC):
                 try:
                     job = AsyncJob(self._member(row.queue), row)
                     job._joined = not promote
-                    _ = job.data
+                    _ = job.data  # what can't be read must be known before the caller has it
                     jobs.append(job)
                 except DecodeError as error:
                     log.warning("job %s of queue %r goes to the dead: %s", row.id, row.queue, error)
-                    if row.receipt is None:
+                    receipt = row.raw("receipt")
+                    if receipt is None:
                         await session.run(self._pq.calls.bury(row, str(error)))
                     else:
-                        await session.run(self._pq.calls.error(row.queue, row.id, row.receipt, str(error), bury=True))
+                        await session.run(self._pq.calls.error(row.queue, row.id, receipt, str(error), bury=True))
                     del taken[row.id]
             if jobs or not rows:
                 return jobs
@@ -229,10 +230,11 @@ class AsyncConsumer(ABC):
         try:
             async with self._pq.session() as session:
                 for id, row in list(taken.items()):
-                    if row.receipt is None:
+                    receipt = row.raw("receipt")
+                    if receipt is None:
                         await session.run(self._pq.calls.put_again(row))
                     else:
-                        await session.run(self._pq.calls.release(row.queue, id, row.receipt))
+                        await session.run(self._pq.calls.release(row.queue, id, receipt))
                     del taken[id]
         except TransactionAborted:
             pass  # its rollback gives them back
@@ -671,7 +673,7 @@ class AsyncQueue(AsyncConsumer):
         rows = await self._pq.run(
             self._pq.calls.dead(self.name, listed(ids), reason_like, died_after, died_before, count)
         )
-        return [AsyncDeadJob(self, taken, death) for taken, death in rows]
+        return [AsyncDeadJob(self, row) for row in rows]
 
     async def redrive(
         self,

@@ -208,14 +208,15 @@ class Consumer(ABC):
                 try:
                     job = Job(self._member(row.queue), row)
                     job._joined = not promote
-                    _ = job.data
+                    _ = job.data  # what can't be read must be known before the caller has it
                     jobs.append(job)
                 except DecodeError as error:
                     log.warning("job %s of queue %r goes to the dead: %s", row.id, row.queue, error)
-                    if row.receipt is None:
+                    receipt = row.raw("receipt")
+                    if receipt is None:
                         session.run(self._pq.calls.bury(row, str(error)))
                     else:
-                        session.run(self._pq.calls.error(row.queue, row.id, row.receipt, str(error), bury=True))
+                        session.run(self._pq.calls.error(row.queue, row.id, receipt, str(error), bury=True))
                     del taken[row.id]
             if jobs or not rows:
                 return jobs
@@ -230,10 +231,11 @@ class Consumer(ABC):
         try:
             with self._pq.session() as session:
                 for id, row in list(taken.items()):
-                    if row.receipt is None:
+                    receipt = row.raw("receipt")
+                    if receipt is None:
                         session.run(self._pq.calls.put_again(row))
                     else:
-                        session.run(self._pq.calls.release(row.queue, id, row.receipt))
+                        session.run(self._pq.calls.release(row.queue, id, receipt))
                     del taken[id]
         except TransactionAborted:
             pass  # its rollback gives them back
@@ -670,7 +672,7 @@ class Queue(Consumer):
             count: this many at most; None gives all.
         """
         rows = self._pq.run(self._pq.calls.dead(self.name, listed(ids), reason_like, died_after, died_before, count))
-        return [DeadJob(self, taken, death) for taken, death in rows]
+        return [DeadJob(self, row) for row in rows]
 
     def redrive(
         self,
