@@ -95,18 +95,19 @@ class Taken:
         Raises:
             DecodeError: it is not text in the encoding of the session; of a database without one.
         """
-        _, json, text, data, *_ = self._row
+        row, dialect = self._row, self._dialect
+        json = row[1]
         try:
             if json is not None:
-                return Payload(json=read_json(json, self._dialect))
-            return Payload(text=None if text is None else read_text(text, self._dialect), bytes=data)
+                return Payload(read_json(json, dialect))
+            return Payload(None, None if row[2] is None else read_text(row[2], dialect), row[3])
         except UnicodeDecodeError as error:
             raise DecodeError(f"the data is not {self._dialect.encoding}") from error
 
     def stored(self) -> tuple[bytes | None, bytes | None, bytes | None]:
         """The job's data as it came: data, data_text and data_bytes."""
-        _, json, text, data, *_ = self._row
-        return None if json is None else json[1:], text, data
+        json = self._row[1]
+        return None if json is None else json[1:], self._row[2], self._row[3]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ cancelling, notifications, pipelines, and its cache of prepared statements, so t
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -25,7 +25,7 @@ from psycopg.pq import ExecStatus
 from psycopg.pq.abc import PGresult
 from psycopg.types.string import ByteaBinaryLoader
 
-from .values import BINARY, KINDS, READERS, Dialect, Kind
+from .values import BINARY, KINDS, READERS, Dialect
 
 _USED = (
     (BaseConnection, "_start_query"),
@@ -49,14 +49,15 @@ class Statement(bytes):
 
     types: tuple[int, ...]
     formats: tuple[int, ...]
-    kinds: tuple[Kind, ...]
+    dumps: tuple[Callable[[Any, str], bytes], ...]
 
     def __new__(cls, text: str, kinds: Sequence[str]) -> Statement:
         """A statement with $1, $2 and so on in the text, of these kinds."""
         self = super().__new__(cls, text.encode())
-        self.kinds = tuple(KINDS[kind] for kind in kinds)
-        self.types = tuple(kind.oid for kind in self.kinds)
-        self.formats = tuple(kind.format for kind in self.kinds)
+        found = [KINDS[kind] for kind in kinds]
+        self.types = tuple(kind.oid for kind in found)
+        self.formats = tuple(kind.format for kind in found)
+        self.dumps = tuple(kind.dump for kind in found)
         return self
 
     @property
@@ -67,8 +68,7 @@ class Statement(bytes):
     def dump(self, params: Sequence[Any], encoding: str) -> list[bytes | None]:
         """The values as PostgreSQL takes them."""
         return [
-            None if value is None else kind.dump(value, encoding)
-            for value, kind in zip(params, self.kinds, strict=True)
+            None if value is None else dump(value, encoding) for value, dump in zip(params, self.dumps, strict=True)
         ]
 
 
@@ -108,13 +108,7 @@ class Execution:
         query: Any = statement
         known, name = prepared.get(query)
         if known is Prepare.NO:
-            pgconn.send_query_params(
-                statement,
-                self._params,
-                statement.types,
-                statement.formats,
-                BINARY,
-            )
+            pgconn.send_query_params(statement, self._params, statement.types, statement.formats, BINARY)
         else:
             if known is Prepare.SHOULD:
                 pgconn.send_prepare(name, statement, statement.types)

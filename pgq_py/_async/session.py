@@ -30,6 +30,7 @@ Keep: TypeAlias = Callable[[T], object]
 # As plain numbers, which is what libpq gives: enumerations compare slowly.
 _IDLE = int(TransactionStatus.IDLE)
 _NO_PIPELINE = int(PipelineStatus.OFF)
+_NO_LOCK = nullcontext()
 
 
 class AsyncListening:
@@ -48,12 +49,25 @@ class AsyncSession:
 
     def __init__(self, source: AsyncSource, conn: Connection | None, lock: AsyncLock | None = None) -> None:
         self.source = source
-        self.is_shared = lock is not None
-        self.listening = source.listening if self.is_shared else AsyncListening()
+        self._listening: AsyncListening | None = None
         self._conn = conn
         self._pid = os.getpid()
         # Of a connection that threads or tasks share: between looking at its state and acting on it.
-        self._lock = lock or nullcontext()
+        self._lock = lock
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other sessions may use the same connection."""
+        return self._lock is not None
+
+    @property
+    def listening(self) -> AsyncListening:
+        """What is listened to on the connection."""
+        if self.is_shared:
+            return self.source.listening
+        if self._listening is None:
+            self._listening = AsyncListening()
+        return self._listening
 
     @property
     def raw(self) -> Connection | None:
@@ -75,8 +89,11 @@ class AsyncSession:
 
     async def is_own(self) -> bool:
         """Whether a statement now would be a transaction of its own, committed when it returns."""
+        conn = self._conn
+        if conn is not None:
+            return conn.pgconn.transaction_status == _IDLE
         conn = await self.connection()
-        return conn.pgconn.transaction_status == _IDLE and (self._conn is not None or conn.autocommit)
+        return conn.pgconn.transaction_status == _IDLE and conn.autocommit
 
     async def run(self, call: Call[T], keep: Keep[T] | None = None) -> T:
         """Run a call: on an idle connection in one round trip and durable, else in the open transaction.
@@ -104,9 +121,10 @@ class AsyncSession:
         return await self._run_once(call, keep)
 
     async def _run_once(self, call: Call[T], keep: Keep[T] | None) -> T:
-        async with self._lock:
+        async with self._lock or _NO_LOCK:
             self.source.check_holder(self)
-            conn = await self.connection()
+            self.check_process()
+            conn = self._conn or await self.connection()
             pgconn = conn.pgconn
             is_idle = pgconn.transaction_status == _IDLE
             execution: Execution | None = None
@@ -151,7 +169,7 @@ class AsyncSession:
             ConnectionBusy: another task or thread has a transaction open on the only connection.
         """
         self.check_process()
-        async with self._lock:
+        async with self._lock or _NO_LOCK:
             self.source.check_holder(self)
             begun: AbstractAsyncContextManager[Any]
             if self.source.host is not None:
@@ -180,7 +198,7 @@ class AsyncSession:
 
     def check_process(self) -> None:
         """Raises `Forked` in a child of the process that the connection belongs to."""
-        if self.is_inherited():
+        if os.getpid() != self._pid:
             raise Forked("this transaction or connection belongs to the parent process: open one in the child")
 
 

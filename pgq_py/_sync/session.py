@@ -31,6 +31,7 @@ Keep: TypeAlias = Callable[[T], object]
 # As plain numbers, which is what libpq gives: enumerations compare slowly.
 _IDLE = int(TransactionStatus.IDLE)
 _NO_PIPELINE = int(PipelineStatus.OFF)
+_NO_LOCK = nullcontext()
 
 
 class Listening:
@@ -49,12 +50,25 @@ class Session:
 
     def __init__(self, source: Source, conn: Connection | None, lock: Lock | None = None) -> None:
         self.source = source
-        self.is_shared = lock is not None
-        self.listening = source.listening if self.is_shared else Listening()
+        self._listening: Listening | None = None
         self._conn = conn
         self._pid = os.getpid()
         # Of a connection that threads or tasks share: between looking at its state and acting on it.
-        self._lock = lock or nullcontext()
+        self._lock = lock
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other sessions may use the same connection."""
+        return self._lock is not None
+
+    @property
+    def listening(self) -> Listening:
+        """What is listened to on the connection."""
+        if self.is_shared:
+            return self.source.listening
+        if self._listening is None:
+            self._listening = Listening()
+        return self._listening
 
     @property
     def raw(self) -> Connection | None:
@@ -76,8 +90,11 @@ class Session:
 
     def is_own(self) -> bool:
         """Whether a statement now would be a transaction of its own, committed when it returns."""
+        conn = self._conn
+        if conn is not None:
+            return conn.pgconn.transaction_status == _IDLE
         conn = self.connection()
-        return conn.pgconn.transaction_status == _IDLE and (self._conn is not None or conn.autocommit)
+        return conn.pgconn.transaction_status == _IDLE and conn.autocommit
 
     def run(self, call: Call[T], keep: Keep[T] | None = None) -> T:
         """Run a call: on an idle connection in one round trip and durable, else in the open transaction.
@@ -105,9 +122,10 @@ class Session:
         return self._run_once(call, keep)
 
     def _run_once(self, call: Call[T], keep: Keep[T] | None) -> T:
-        with self._lock:
+        with self._lock or _NO_LOCK:
             self.source.check_holder(self)
-            conn = self.connection()
+            self.check_process()
+            conn = self._conn or self.connection()
             pgconn = conn.pgconn
             is_idle = pgconn.transaction_status == _IDLE
             execution: Execution | None = None
@@ -152,7 +170,7 @@ class Session:
             ConnectionBusy: another task or thread has a transaction open on the only connection.
         """
         self.check_process()
-        with self._lock:
+        with self._lock or _NO_LOCK:
             self.source.check_holder(self)
             begun: AbstractContextManager[Any]
             if self.source.host is not None:
@@ -181,7 +199,7 @@ class Session:
 
     def check_process(self) -> None:
         """Raises `Forked` in a child of the process that the connection belongs to."""
-        if self.is_inherited():
+        if os.getpid() != self._pid:
             raise Forked("this transaction or connection belongs to the parent process: open one in the child")
 
 
