@@ -6,29 +6,42 @@ name of their schema and with named arguments, so that no search_path matters.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Generic, NamedTuple, TypeVar
-from uuid import UUID
+from itertools import count as counter
+from typing import Any, Generic, TypeVar
 
 from psycopg import sql
 
 from .codecs import JSON, Payload
-from .errors import BadName, PayloadError
+from .driver import Answer, RawRow, Statement
+from .errors import BadName, DecodeError, PayloadError
 from .times import Duration, When, at_or_in, length
+from .values import (
+    Dialect,
+    Reader,
+    read_bigints,
+    read_booleans,
+    read_integer,
+    read_interval,
+    read_json,
+    read_text,
+    read_time,
+    read_uuid,
+)
 
 T = TypeVar("T")
-Row = tuple[Any, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Call(Generic[T]):
-    """One statement, ready to run, and how to read its rows."""
+    """One statement, ready to run, and how to read what it gives."""
 
     statement: bytes
     params: Sequence[Any] | None
-    read: Callable[[list[Row]], T]
+    read: Callable[[Answer], T]
     # Of a put: it can be repeated, should nobody know whether it was done.
     dedupe_key: str | None = None
 
@@ -36,45 +49,65 @@ class Call(Generic[T]):
 class JobId(int):
     """The id of a job that was put."""
 
-    is_new: bool
+    is_new: bool = True
     """False where a job with the same dedupe_key is in the queue already, whose id this is."""
 
-    def __new__(cls, id: int, is_new: bool = True) -> JobId:
-        """An int that also says whether the job was new."""
-        self = super().__new__(cls, id)
-        self.is_new = is_new
-        return self
 
+class Taken:
+    """A job's row as it came. A column is decoded when it is looked at: most never are.
 
-class Taken(NamedTuple):
-    """A row of `queue_get` or `queue_list`, as it comes."""
+    Args:
+        row: begins with the id, data, data_text and data_bytes.
+        columns: the index of each column that the row has.
+        dialect: to read it by.
+        queue: the name of the job's queue.
+        given: values of columns that the row need not tell.
+    """
 
-    queue: str
-    id: int
-    payload: Payload
-    priority: int
-    enqueued_at: datetime
-    schedule_at: datetime | None
-    expected_at: datetime | None
-    attempts: int
-    max_attempts: int | None
-    last_error: str | None
-    progress_count: int | None
-    consumer: str | None
-    dedupe_key: str | None
-    headers: str | None
-    receipt: UUID | None = None
-    lease_until: datetime | None = None
-    lease_for: timedelta | None = None
-    ready_at: datetime | None = None
+    __slots__ = ("_columns", "_dialect", "_given", "_row", "id", "queue")
 
+    def __init__(
+        self, row: RawRow, columns: dict[str, int], dialect: Dialect, queue: str, given: dict[str, Any] | None = None
+    ) -> None:
+        self.id = read_integer(row[0] or b"")
+        self.queue = queue
+        self._row = row
+        self._columns = columns
+        self._dialect = dialect
+        self._given = given
 
-class Death(NamedTuple):
-    """What a row of `queue_dead_list` tells beyond the job."""
+    def raw(self, name: str) -> bytes | None:
+        """The column's value as it came, None where the row does not have it."""
+        index = self._columns.get(name)
+        return None if index is None else self._row[index]
 
-    died_at: datetime
-    reason: str
-    history: str | None
+    def value(self, name: str) -> Any:
+        """The column's value."""
+        if self._given is not None and name in self._given:
+            return self._given[name]
+        raw = self.raw(name)
+        return None if raw is None else COLUMNS[name](raw, self._dialect)
+
+    @property
+    def payload(self) -> Payload:
+        """The job's data.
+
+        Raises:
+            DecodeError: it is not text in the encoding of the session; of a database without one.
+        """
+        row, dialect = self._row, self._dialect
+        json = row[1]
+        try:
+            if json is not None:
+                return Payload(read_json(json, dialect))
+            return Payload(None, None if row[2] is None else read_text(row[2], dialect), row[3])
+        except UnicodeDecodeError as error:
+            raise DecodeError(f"the data is not {self._dialect.encoding}") from error
+
+    def stored(self) -> tuple[bytes | None, bytes | None, bytes | None]:
+        """The job's data as it came: data, data_text and data_bytes."""
+        json = self._row[1]
+        return None if json is None else json[1:], self._row[2], self._row[3]
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,49 +187,87 @@ def _storable(message: str | None) -> str | None:
     return None if message is None else message.replace("\0", "\\0").encode("utf-8", "replace").decode()
 
 
-def _first(rows: list[Row]) -> Any:
-    return rows[0][0]
+def _first(answer: Answer) -> Any:
+    return answer.rows()[0][0]
 
 
-def _nothing(rows: list[Row]) -> None:
+def _nothing(answer: Answer) -> None:
     return None
 
 
-def _id(rows: list[Row]) -> JobId:
-    return JobId(*rows[0])
+def _id(answer: Answer) -> JobId:
+    return JobId(read_integer(answer.first()))
 
 
-def _ids(rows: list[Row]) -> list[JobId]:
-    return [JobId(*row) for row in rows]
+def _ids(answer: Answer) -> list[JobId]:
+    return _numbers(answer.first())
 
 
-def _settings(rows: list[Row]) -> Settings:
-    return Settings(*rows[0])
+def _keyed_ids(answer: Answer) -> list[JobId]:
+    numbers, news = answer.raw()[0]
+    ids = _numbers(numbers)
+    for id, is_new in zip(ids, read_booleans(news or b""), strict=True):
+        if not is_new:
+            id.is_new = False
+    return ids
 
 
-def _column(rows: list[Row]) -> list[Any]:
-    return [row[0] for row in rows]
+def _numbers(array: bytes | None) -> list[JobId]:
+    return [] if array is None else list(map(JobId, read_bigints(array)))
 
 
-def _findings(rows: list[Row]) -> list[Finding]:
-    return [Finding(*row) for row in rows]
+def _keyed_id(answer: Answer) -> JobId:
+    return _keyed_ids(answer)[0]
 
 
-def _tasks(rows: list[Row]) -> dict[str, int]:
-    return dict(rows)
+def _settings(answer: Answer) -> Settings:
+    return Settings(*answer.rows()[0])
 
 
-def _stats(rows: list[Row]) -> list[Stats]:
-    return [Stats(*row) for row in rows]
+def _findings(answer: Answer) -> list[Finding]:
+    return [Finding(*row) for row in answer.rows()]
 
 
+def _tasks(answer: Answer) -> dict[str, int]:
+    return dict(answer.rows())
+
+
+def _stats(answer: Answer) -> list[Stats]:
+    return [Stats(*row) for row in answer.rows()]
+
+
+# The columns of a job beyond its id and data, and how to read them.
+COLUMNS: dict[str, Reader] = {
+    "priority": read_integer,
+    "enqueued_at": read_time,
+    "schedule_at": read_time,
+    "expected_at": read_time,
+    "attempts": read_integer,
+    "max_attempts": read_integer,
+    "last_error": read_text,
+    "progress_count": read_integer,
+    "consumer": read_text,
+    "dedupe_key": read_text,
+    "headers": read_json,
+    "receipt": read_uuid,
+    "lease_until": read_time,
+    "lease_for": read_interval,
+    "ready_at": read_time,
+    "died_at": read_time,
+    "reason": read_text,
+    "history": read_json,
+}
 _JOB = (
     "id, data, data_text, data_bytes, priority, enqueued_at, schedule_at, expected_at, attempts, "
     "max_attempts, last_error, progress_count, consumer, dedupe_key, headers"
 )
 # By the server's clock: how long the lease lasts, whatever ours says.
-_LEASED = _JOB.replace("consumer", "%s::text") + ", receipt, lease_until, lease_until - clock_timestamp()"
-_CHOICE = "ids => %s::bigint[], reason_like => %s, died_after => %s, died_before => %s, count => %s::int"
+_LEASED = _JOB.replace("consumer, ", "") + ", receipt, lease_until, lease_until - clock_timestamp() as lease_for"
+_LISTED = _JOB + ", ready_at"
+_DEAD = _JOB + ", died_at, reason, history"
+_CHOICE = (
+    "ids => %bigint[], reason_like => %text, died_after => %timestamptz, died_before => %timestamptz, count => %int"
+)
 # The settings that `configure` takes, in their order.
 SETTINGS = ("max_attempts", "lease_for", "retry_in", "max_depth", "max_bytes", "keep_dead_for")
 
@@ -205,8 +276,35 @@ def _headers(headers: Any) -> str | None:
     return None if headers is None else JSON.encode(headers).json
 
 
-def _taken(queue: str, row: Row) -> Taken:
-    return Taken(queue, row[0], Payload(*row[1:4]), *row[4:])
+_PLACE = re.compile(r"%(\w+(?:\[\])?)")
+
+
+def _statement(text: str, schema: str) -> Statement:
+    """A statement, %TYPE in its text for each parameter."""
+    numbers = counter(1)
+    numbered = _PLACE.sub(lambda _: f"${next(numbers)}", text)
+    return Statement(numbered.replace("{schema}", schema), _PLACE.findall(text))
+
+
+def _places(columns: str) -> dict[str, int]:
+    """The index of each column in a list of a statement's."""
+    names = [column.split()[-1] for column in columns.split(", ")]
+    return {name: index for index, name in enumerate(names) if name in COLUMNS}
+
+
+_JOB_PLACES, _LEASED_PLACES = _places(_JOB), _places(_LEASED)
+_LISTED_PLACES, _DEAD_PLACES = _places(_LISTED), _places(_DEAD)
+
+
+def _taken(
+    answer: Answer, columns: dict[str, int], queue: str | None, given: dict[str, Any] | None = None
+) -> list[Taken]:
+    """The jobs of a queue; of several, where each row ends with its queue."""
+    dialect = answer.dialect
+    return [
+        Taken(row, columns, dialect, read_text(row[-1] or b"", dialect) if queue is None else queue, given)
+        for row in answer.raw()
+    ]
 
 
 def _one_kind(payloads: Sequence[Payload]) -> tuple[list[Any] | None, list[Any] | None, list[Any] | None]:
@@ -222,74 +320,74 @@ class Calls:
     """The calls into one schema."""
 
     def __init__(self, schema: str) -> None:
-        # A percent sign would be read as a placeholder's.
-        name = sql.Identifier(schema).as_string(None).replace("%", "%%")
+        name = sql.Identifier(schema).as_string(None)
 
-        def function(text: str) -> bytes:
-            return text.replace("{schema}", name).encode()
+        def function(text: str) -> Statement:
+            return _statement(text, name)
 
         options = (
-            "schedule_at => %s, schedule_in => %s, expected_at => %s, expected_in => %s, "
-            "priority => %s::int, headers => %s::jsonb, max_attempts => %s::int, notify => %s"
+            "schedule_at => %timestamptz, schedule_in => %interval, expected_at => %timestamptz, "
+            "expected_in => %interval, priority => %int, headers => %jsonb, max_attempts => %int, notify => %bool"
         )
         self._version = function("select {schema}.queue_version()")
-        self._isolation = b"select current_setting('transaction_isolation')"
+        self._isolation = function("select current_setting('transaction_isolation')")
         self._put = function(
-            "select {schema}.queue_put(queue => %s, data => %s::jsonb, data_text => %s, data_bytes => %s, "
-            "dedupe_key => %s::text, " + options + ")"
+            "select {schema}.queue_put(queue => %text, data => %jsonb, data_text => %text, data_bytes => %bytea, "
+            "dedupe_key => %text, " + options + ")"
         )
+        # A put without options is the most frequent call: fewer values to send and to bind.
+        self._put_plain = function("select {schema}.queue_put(queue => %text, data => %jsonb)")
         self._put_many = function(
-            "select id, is_new from {schema}.queue_put_many(queue => %s, data => %s::jsonb[], data_text => %s::text[], "
-            "data_bytes => %s::bytea[], dedupe_keys => %s::text[], " + options + ")"
+            "select array_agg(id), array_agg(is_new) from {schema}.queue_put_many(queue => %text, data => %jsonb[], "
+            "data_text => %text[], data_bytes => %bytea[], dedupe_keys => %text[], " + options + ")"
         )
-        self._get = function("select " + _JOB + " from {schema}.queue_get(%s, %s::int, %s)")
-        self._get_any = function("select queue, " + _JOB + " from {schema}.queue_get_any(%s::text[], %s::int, %s)")
-        self._lease = function("select " + _LEASED + " from {schema}.queue_lease(%s, %s::int, %s, %s, %s)")
+        self._get = function("select " + _JOB + " from {schema}.queue_get(%text, %int, %bool)")
+        self._get_any = function("select " + _JOB + ", queue from {schema}.queue_get_any(%text[], %int, %bool)")
+        self._lease = function("select " + _LEASED + " from {schema}.queue_lease(%text, %int, %interval, %text, %bool)")
         self._lease_any = function(
-            "select queue, " + _LEASED + " from {schema}.queue_lease_any(%s::text[], %s::int, %s, %s, %s)"
+            "select " + _LEASED + ", queue from {schema}.queue_lease_any(%text[], %int, %interval, %text, %bool)"
         )
-        self._complete = function("select {schema}.queue_complete(%s, %s::bigint, %s)")
+        self._complete = function("select {schema}.queue_complete(%text, %bigint, %uuid)")
         self._error = function(
-            "select {schema}.queue_error(%s, %s::bigint, %s, message => %s, retry_in => %s, bury => %s)"
+            "select {schema}.queue_error(%text, %bigint, %uuid, message => %text, retry_in => %interval, bury => %bool)"
         )
-        self._release = function("select {schema}.queue_release(%s, %s::bigint, %s)")
+        self._release = function("select {schema}.queue_release(%text, %bigint, %uuid)")
         self._progress = function(
-            "select {schema}.queue_progress(%s, %s::bigint, %s, progress => %s::bigint, lease => %s)"
+            "select {schema}.queue_progress(%text, %bigint, %uuid, progress => %bigint, lease => %interval)"
         )
-        self._dead = function(
-            "select " + _JOB + ", died_at, reason, history from {schema}.queue_dead_list(%s, " + _CHOICE + ")"
-        )
-        self._redrive = function("select {schema}.queue_redrive(%s, " + _CHOICE + ")")
-        self._delete_dead = function("select {schema}.queue_dead_delete(%s, " + _CHOICE + ")")
-        self._settings = function("select * from {schema}.queue_settings(%s)")
-        self._wait = function("select min({schema}.queue_wait(name)) from unnest(%s::text[]) as name")
-        self._next = function("select clock_timestamp() + {schema}.queue_wait(%s)")
-        self._listen = function("select {schema}.queue_listen(name) from unnest(%s::text[]) as name")
-        self._unlisten = function("select {schema}.queue_unlisten(name) from unnest(%s::text[]) as name")
+        self._dead = function("select " + _DEAD + " from {schema}.queue_dead_list(%text, " + _CHOICE + ")")
+        self._redrive = function("select {schema}.queue_redrive(%text, " + _CHOICE + ")")
+        self._delete_dead = function("select {schema}.queue_dead_delete(%text, " + _CHOICE + ")")
+        self._settings = function("select * from {schema}.queue_settings(%text)")
+        self._wait = function("select min({schema}.queue_wait(name)) from unnest(%text[]) as name")
+        self._next = function("select clock_timestamp() + {schema}.queue_wait(%text)")
+        self._listen = function("select {schema}.queue_listen(name) from unnest(%text[]) as name")
+        self._unlisten = function("select {schema}.queue_unlisten(name) from unnest(%text[]) as name")
         self._update = function(
-            "select {schema}.queue_update(%s, %s::bigint, data => %s::jsonb, data_text => %s, data_bytes => %s, "
-            "receipt => %s)"
+            "select {schema}.queue_update(%text, %bigint, data => %jsonb, data_text => %text, "
+            "data_bytes => %bytea, receipt => %uuid)"
         )
-        self._cancel = function("select {schema}.queue_cancel(%s, %s::bigint)")
+        self._cancel = function("select {schema}.queue_cancel(%text, %bigint)")
         self._list = function(
-            "select " + _JOB + ", ready_at from {schema}.queue_list(%s, scheduled => %s, count => %s::int)"
+            "select " + _LISTED + " from {schema}.queue_list(%text, scheduled => %bool, count => %int)"
         )
-        self._count = function("select {schema}.queue_count(%s, scheduled => %s)")
-        self._clear = function("select {schema}.queue_clear(%s)")
+        self._count = function("select {schema}.queue_count(%text, scheduled => %bool)")
+        self._clear = function("select {schema}.queue_clear(%text)")
         self._create = function(
-            "select {schema}.queue_create(%s, max_attempts => %s::int, lease_for => %s, retry_in => %s, "
-            "max_depth => %s::bigint, max_bytes => %s::int, keep_dead_for => %s, reset => %s::text[])"
+            "select {schema}.queue_create(%text, max_attempts => %int, lease_for => %interval, retry_in => %interval, "
+            "max_depth => %bigint, max_bytes => %int, keep_dead_for => %interval, reset => %text[])"
         )
-        self._drop = function("select {schema}.queue_drop(%s)")
-        self._pause = function("select {schema}.queue_pause(%s)")
-        self._resume = function("select {schema}.queue_resume(%s)")
-        self._stats = function("select * from {schema}.queue_stats(%s)")
-        self._health = function("select * from {schema}.queue_health(older_than => %s)")
+        self._drop = function("select {schema}.queue_drop(%text)")
+        self._pause = function("select {schema}.queue_pause(%text)")
+        self._resume = function("select {schema}.queue_resume(%text)")
+        self._stats = function("select * from {schema}.queue_stats(%text)")
+        self._health = function("select * from {schema}.queue_health(older_than => %interval)")
         self._maintain = function("select task, done from {schema}.queue_maintain()")
         self._bury = function(
-            "select {schema}.queue_bury(queue => %s, id => %s, reason => %s, data => %s::jsonb, data_text => %s, "
-            "data_bytes => %s, priority => %s, enqueued_at => %s, schedule_at => %s, expected_at => %s, "
-            "attempts => %s, max_attempts => %s, consumer => %s, dedupe_key => %s, headers => %s::jsonb)"
+            "select {schema}.queue_bury(queue => %text, id => %bigint, reason => %text, data => %jsonb, "
+            "data_text => %text, data_bytes => %bytea, priority => %int, enqueued_at => %timestamptz, "
+            "schedule_at => %timestamptz, expected_at => %timestamptz, attempts => %int, max_attempts => %int, "
+            "consumer => %text, dedupe_key => %text, headers => %jsonb)"
         )
 
     def version(self) -> Call[str]:
@@ -319,7 +417,14 @@ class Calls:
             keyed = self._put_all(
                 queue, arrays, schedule_at, expected_at, priority, [dedupe_key], headers, max_attempts, notify
             )
-            return Call(keyed.statement, keyed.params, _id, dedupe_key)
+            return Call(keyed.statement, keyed.params, _keyed_id, dedupe_key)
+        if (
+            schedule_at is expected_at is headers is max_attempts is None
+            and notify
+            and not priority
+            and payload.json is not None
+        ):
+            return Call(self._put_plain, (queue, payload.json), _id)
         options = (*at_or_in("schedule_at", schedule_at), *at_or_in("expected_at", expected_at))
         return Call(
             self._put,
@@ -369,44 +474,30 @@ class Calls:
         return Call(
             self._put_many,
             (queue, *arrays, keys, *options, priority, _headers(headers), max_attempts, notify),
-            _ids,
+            _ids if keys is None else _keyed_ids,
         )
 
     def get(self, queues: Sequence[str], count: int, promote: bool) -> Call[list[Taken]]:
         """Up to COUNT jobs of one queue or of several in turn."""
         if len(queues) == 1:
             name = queues[0]
-            return Call(self._get, (name, count, promote), lambda rows: [_taken(name, row) for row in rows])
-        return Call(
-            self._get_any,
-            (list(queues), count, promote),
-            lambda rows: [_taken(row[0], row[1:]) for row in rows],
-        )
+            return Call(self._get, (name, count, promote), lambda answer: _taken(answer, _JOB_PLACES, name))
+        return Call(self._get_any, (queues, count, promote), lambda answer: _taken(answer, _JOB_PLACES, None))
 
     def lease(
         self, queues: Sequence[str], count: int, lease_for: Duration | None, consumer: str, promote: bool
     ) -> Call[list[Taken]]:
         """Up to COUNT jobs of one queue or of several in turn, leased."""
         lease = length("lease_for", lease_for)
-
-        def leased(queue: str, row: Row) -> Taken:
-            taken = _taken(queue, row)
-            return taken if lease is None else taken._replace(lease_for=lease)
-
-        if len(queues) == 1:
-            name = queues[0]
-            return Call(
-                self._lease,
-                (consumer, name, count, lease, consumer, promote),
-                lambda rows: [leased(name, row) for row in rows],
-            )
+        given = {"consumer": consumer} if lease is None else {"consumer": consumer, "lease_for": lease}
+        name = queues[0] if len(queues) == 1 else None
         return Call(
-            self._lease_any,
-            (consumer, list(queues), count, lease, consumer, promote),
-            lambda rows: [leased(row[0], row[1:]) for row in rows],
+            self._lease_any if name is None else self._lease,
+            (queues if name is None else name, count, lease, consumer, promote),
+            lambda answer: _taken(answer, _LEASED_PLACES, name, given),
         )
 
-    def complete(self, queue: str, id: int, receipt: UUID) -> Call[bool]:
+    def complete(self, queue: str, id: int, receipt: bytes) -> Call[bool]:
         """A leased job is done."""
         return Call(self._complete, (queue, id, receipt), _first)
 
@@ -414,7 +505,7 @@ class Calls:
         self,
         queue: str,
         id: int,
-        receipt: UUID | None,
+        receipt: bytes | None,
         message: str | None,
         retry_in: Duration | None = None,
         bury: bool = False,
@@ -422,22 +513,19 @@ class Calls:
         """An attempt has failed; without a receipt one that was made in a transaction and rolled back."""
         return Call(self._error, (queue, id, receipt, _storable(message), length("retry_in", retry_in), bury), _first)
 
-    def release(self, queue: str, id: int, receipt: UUID) -> Call[bool]:
+    def release(self, queue: str, id: int, receipt: bytes) -> Call[bool]:
         """A leased job returned."""
         return Call(self._release, (queue, id, receipt), _first)
 
-    def progress(self, queue: str, id: int, receipt: UUID, count: int | None, lease_for: Duration | None) -> Call[bool]:
+    def progress(
+        self, queue: str, id: int, receipt: bytes, count: int | None, lease_for: Duration | None
+    ) -> Call[bool]:
         """A lease extended."""
         return Call(self._progress, (queue, id, receipt, count, length("lease_for", lease_for)), _first)
 
-    def dead(self, queue: str, *choice: Any) -> Call[list[tuple[Taken, Death]]]:
+    def dead(self, queue: str, *choice: Any) -> Call[list[Taken]]:
         """The dead jobs that are chosen."""
-        size = len(_JOB.split(","))
-        return Call(
-            self._dead,
-            (queue, *choice),
-            lambda rows: [(_taken(queue, row[:size]), Death(*row[size:])) for row in rows],
-        )
+        return Call(self._dead, (queue, *choice), lambda answer: _taken(answer, _DEAD_PLACES, queue))
 
     def redrive(self, queue: str, *choice: Any) -> Call[int]:
         """Dead jobs put back."""
@@ -453,7 +541,7 @@ class Calls:
 
     def wait(self, queues: Sequence[str]) -> Call[timedelta | None]:
         """How long until the next job comes due."""
-        return Call(self._wait, (list(queues),), _first)
+        return Call(self._wait, (queues,), _first)
 
     def next_at(self, queue: str) -> Call[datetime | None]:
         """When the next job comes due."""
@@ -467,7 +555,7 @@ class Calls:
         """Be notified no more."""
         return Call(self._unlisten, (list(queues),), _nothing)
 
-    def update(self, queue: str, id: int, payload: Payload, receipt: UUID | None = None) -> Call[bool]:
+    def update(self, queue: str, id: int, payload: Payload, receipt: bytes | None = None) -> Call[bool]:
         """Other data for a job; with a receipt only while that lease is good."""
         return Call(self._update, (queue, id, *payload, receipt), _first)
 
@@ -477,11 +565,7 @@ class Calls:
 
     def listing(self, queue: str, scheduled: bool, count: int | None) -> Call[list[Taken]]:
         """The jobs, left where they are."""
-        return Call(
-            self._list,
-            (queue, scheduled, count),
-            lambda rows: [_taken(queue, row[:-1])._replace(ready_at=row[-1]) for row in rows],
-        )
+        return Call(self._list, (queue, scheduled, count), lambda answer: _taken(answer, _LISTED_PLACES, queue))
 
     def count(self, queue: str, scheduled: bool) -> Call[int]:
         """The number of jobs."""
@@ -529,15 +613,15 @@ class Calls:
             self._put,
             (
                 taken.queue,
-                *taken.payload,
-                taken.dedupe_key,
-                taken.schedule_at,
+                *taken.stored(),
+                taken.raw("dedupe_key"),
+                taken.value("schedule_at"),
                 None,
-                taken.expected_at,
+                taken.value("expected_at"),
                 None,
-                taken.priority,
-                taken.headers,
-                taken.max_attempts,
+                taken.value("priority"),
+                taken.value("headers"),
+                taken.value("max_attempts"),
                 True,
             ),
             _id,
@@ -551,16 +635,16 @@ class Calls:
                 taken.queue,
                 taken.id,
                 reason,
-                *taken.payload,
-                taken.priority,
-                taken.enqueued_at,
-                taken.schedule_at,
-                taken.expected_at,
-                taken.attempts,
-                taken.max_attempts,
-                taken.consumer,
-                taken.dedupe_key,
-                taken.headers,
+                *taken.stored(),
+                taken.value("priority"),
+                taken.value("enqueued_at"),
+                taken.value("schedule_at"),
+                taken.value("expected_at"),
+                taken.value("attempts"),
+                taken.value("max_attempts"),
+                taken.raw("consumer"),
+                taken.raw("dedupe_key"),
+                taken.value("headers"),
             ),
             _nothing,
         )

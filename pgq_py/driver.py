@@ -1,112 +1,220 @@
-"""What is ours on a psycopg connection: cursors that no setting of the connection's owner can break."""
+"""Statements on a psycopg connection, without its cursors.
+
+A cursor of psycopg's finds out at each call what the values' types are, how to write and read
+them, which loaders the connection's owner wants: more work than the rest of the call. A statement of
+ours knows its types, and nothing that the owner sets (row factory, adapters: Django's text loader for
+jsonb, for one) can break it. The rest is as psycopg does it: its connection's lock, waiting and
+cancelling, notifications, pipelines, and its cache of prepared statements, so that the owner's
+`prepare_threshold` holds.
+"""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import psycopg
-from psycopg import pq
+from psycopg import abc, errors
 from psycopg._connection_base import BaseConnection
-from psycopg.abc import AdaptContext, Buffer, PQGen, Query
-from psycopg.adapt import AdaptersMap, Loader
-from psycopg.rows import TupleRow, tuple_row
+from psycopg._preparing import Prepare, PrepareManager
+from psycopg.adapt import AdaptersMap, Transformer
+from psycopg.generators import execute
+from psycopg.pq import ExecStatus
+from psycopg.pq.abc import PGresult
+from psycopg.types.string import ByteaBinaryLoader
 
+from .values import BINARY, KINDS, READERS, Dialect
 
-class _JSONText(Loader):
-    """jsonb as the text it comes as: the codec of the queue reads it."""
-
-    format = pq.Format.BINARY
-
-    def __init__(self, oid: int, context: AdaptContext | None = None) -> None:
-        super().__init__(oid, context)
-        self._encoding = self.connection.info.encoding if self.connection else "utf-8"
-
-    def load(self, data: Buffer) -> str:
-        # The first byte is the version of the format.
-        return bytes(data)[1:].decode(self._encoding)
-
-
-class _Time(Loader):
-    """timestamptz, but a year that Python doesn't have gives its first or last moment.
-
-    Any SQL caller may put such a time, and the job would be taken and then lost to an
-    error in the reading of it.
-    """
-
-    format = pq.Format.BINARY
-
-    def __init__(self, oid: int, context: AdaptContext | None = None) -> None:
-        super().__init__(oid, context)
-        found = psycopg.adapters.get_loader(oid, pq.Format.BINARY)
-        assert found is not None  # psycopg registers one for timestamptz
-        self._loader = found(oid, context)
-
-    def load(self, data: Buffer) -> datetime:
-        try:
-            loaded: datetime = self._loader.load(data)
-            return loaded
-        except psycopg.DataError:
-            # Microseconds since the year 2000, with a sign.
-            edge = datetime.min if bytes(data)[0] & 0x80 else datetime.max
-            return edge.replace(tzinfo=UTC)
-
-
-ADAPTERS = AdaptersMap(psycopg.adapters)
-ADAPTERS.register_loader("jsonb", _JSONText)
-ADAPTERS.register_loader("timestamptz", _Time)
-
-if not hasattr(psycopg.Cursor, "_start_query"):
-    # Without the hook below, what a cursor of ours does would wait for a COMMIT that never comes.
+_USED = (
+    (BaseConnection, "_start_query"),
+    (PrepareManager, "get"),
+    (PrepareManager, "maybe_add_to_cache"),
+    (PrepareManager, "validate"),
+    (PrepareManager, "maintain_gen"),
+    (PrepareManager, "clear"),
+    (psycopg.Pipeline, "_communicate_gen"),
+    (psycopg.Pipeline, "_fetch_gen"),
+)
+if not all(hasattr(owner, name) for owner, name in _USED):
     raise ImportError(f"pgq_py does not know psycopg {psycopg.__version__}: install an older one, or a newer pgq-py")
 
-
-class Cursor(psycopg.Cursor[TupleRow]):
-    """A cursor with our adapters and row factory: Django's text loader for jsonb, for one, would break us.
-
-    Args:
-        connection: psycopg's.
-        begins: whether a statement on an idle connection begins a transaction, as the connection's
-            owner has set it. Otherwise the statement is a transaction of its own, in one round trip,
-            and the connection's autocommit setting is never touched: other tasks may be using it.
-    """
-
-    def __init__(self, connection: psycopg.Connection[Any], begins: bool) -> None:
-        super().__init__(connection, row_factory=tuple_row)
-        self._begins = begins
-
-    @property
-    def adapters(self) -> AdaptersMap:
-        """Ours, not the connection's."""
-        return ADAPTERS
-
-    def _start_query(self, query: Query | None = None) -> PQGen[None]:
-        yield from _without_begin(self._conn, super()._start_query(query), self._begins)
+RawRow = tuple[bytes | None, ...]
+Row = tuple[Any, ...]
 
 
-class AsyncCursor(psycopg.AsyncCursor[TupleRow]):
-    """The same for an asynchronous connection."""
+class Statement(bytes):
+    """The text of a statement that knows the types of its parameters."""
 
-    def __init__(self, connection: psycopg.AsyncConnection[Any], begins: bool) -> None:
-        super().__init__(connection, row_factory=tuple_row)
-        self._begins = begins
+    types: tuple[int, ...]
+    formats: tuple[int, ...]
+    dumps: tuple[Callable[[Any, str], bytes], ...]
+
+    def __new__(cls, text: str, kinds: Sequence[str]) -> Statement:
+        """A statement with $1, $2 and so on in the text, of these kinds."""
+        self = super().__new__(cls, text.encode())
+        found = [KINDS[kind] for kind in kinds]
+        self.types = tuple(kind.oid for kind in found)
+        self.formats = tuple(kind.format for kind in found)
+        self.dumps = tuple(kind.dump for kind in found)
+        return self
 
     @property
-    def adapters(self) -> AdaptersMap:
-        """Ours, not the connection's."""
-        return ADAPTERS
+    def query(self) -> bytes:
+        """Itself: to psycopg's cache of prepared statements this is one of psycopg's queries."""
+        return self
 
-    def _start_query(self, query: Query | None = None) -> PQGen[None]:
-        yield from _without_begin(self._conn, super()._start_query(query), self._begins)
+    def dump(self, params: Sequence[Any], encoding: str) -> list[bytes | None]:
+        """The values as PostgreSQL takes them."""
+        return [
+            None if value is None else dump(value, encoding) for value, dump in zip(params, self.dumps, strict=True)
+        ]
 
 
-def _without_begin(conn: BaseConnection[Any], start: PQGen[None], begins: bool) -> PQGen[None]:
-    """Psycopg's preparation of a query, which sends BEGIN unless the connection is in autocommit."""
-    if begins or conn._autocommit:
-        yield from start
-        return
-    conn._autocommit = True
-    try:
-        yield from start  # does not wait for anything then: nobody else sees the setting
-    finally:
-        conn._autocommit = False
+class Execution:
+    """One statement on its way through a connection."""
+
+    __slots__ = ("_conn", "_params", "_statement", "result")
+
+    def __init__(self, conn: BaseConnection[Any], statement: bytes, params: list[bytes | None] | None) -> None:
+        self._conn = conn
+        self._statement = statement
+        self._params = params
+        self.result: PGresult | None = None
+        """What came back; also of a statement that was interrupted too late to keep it from being done."""
+
+    def steps(self, begins: bool) -> abc.PQGen[None]:
+        """What psycopg's `connection.wait` is to run, under the connection's lock.
+
+        Args:
+            begins: whether a statement on an idle connection begins a transaction, as the connection's
+                owner has set it. Otherwise the statement is a transaction of its own, in one round trip.
+        """
+        conn = self._conn
+        if begins:
+            yield from conn._start_query()
+        if conn._pipeline is not None:
+            yield from self._pipe(conn._pipeline)
+        elif isinstance(self._statement, Statement):
+            yield from self._execute(self._statement)
+        else:
+            # Without parameters, and maybe several statements.
+            conn.pgconn.send_query(self._statement)
+            self._take(*(yield from execute(conn.pgconn)))
+
+    def _execute(self, statement: Statement) -> abc.PQGen[None]:
+        pgconn, prepared = self._conn.pgconn, self._conn._prepared
+        query: Any = statement
+        known, name = prepared.get(query)
+        if known is Prepare.NO:
+            pgconn.send_query_params(statement, self._params, statement.types, statement.formats, BINARY)
+        else:
+            if known is Prepare.SHOULD:
+                pgconn.send_prepare(name, statement, statement.types)
+                self._take(*(yield from execute(pgconn)))
+                self.result = None
+            pgconn.send_query_prepared(name, self._params, statement.formats, BINARY)
+        key = prepared.maybe_add_to_cache(query, known, name)
+        results = yield from execute(pgconn)
+        if key is not None:
+            prepared.validate(key, known, name, results)
+        self._take(*results)
+        yield from prepared.maintain_gen(self._conn)
+
+    def _pipe(self, pipeline: Any) -> abc.PQGen[None]:
+        statement, types, formats = self._statement, None, None
+        if isinstance(statement, Statement):
+            types, formats = statement.types, statement.formats
+        pipeline.command_queue.append(
+            partial(
+                self._conn.pgconn.send_query_params,
+                statement,
+                self._params,
+                types,
+                formats,
+                BINARY,
+            )
+        )
+        as_cursor: Any = self
+        pipeline.result_queue.append((as_cursor, None))
+        yield from pipeline._communicate_gen()
+        yield from pipeline._fetch_gen(flush=True)
+
+    def _take(self, *results: PGresult) -> None:
+        for result in results:
+            if result.status not in _GOOD:
+                raise _error_of(result, self._conn)
+        self.result = results[-1]
+
+    # What a pipeline calls of a cursor.
+
+    def _check_results(self, results: list[PGresult]) -> None:
+        self._take(*results)
+
+    def _set_results(self, results: list[PGresult]) -> None:
+        """Done by `_check_results`."""
+
+
+_GOOD = {int(ExecStatus.TUPLES_OK), int(ExecStatus.COMMAND_OK)}
+
+
+def _error_of(result: PGresult, conn: BaseConnection[Any]) -> psycopg.Error:
+    if result.status == ExecStatus.PIPELINE_ABORTED:
+        return errors.PipelineAborted("pipeline aborted")
+    return errors.error_from_result(result, encoding=conn.info.encoding)
+
+
+def forget_prepared(conn: BaseConnection[Any]) -> None:
+    """Prepare anew from now on: the server has forgotten what psycopg takes for prepared."""
+    conn._prepared.clear()
+
+
+# Psycopg's fastest way to the values of many rows, each as it comes. One for each number of columns
+# and thread: it holds the result while it reads.
+_ADAPTERS = AdaptersMap(psycopg.adapters)
+_ADAPTERS.register_loader("bytea", ByteaBinaryLoader)
+_BYTEA = 17
+_local = threading.local()
+
+
+def _transformer(columns: int) -> abc.Transformer:
+    known: dict[Any, Any] = _local.__dict__
+    if columns not in known:
+        known[columns] = Transformer(_ADAPTERS)
+        known[columns].set_loader_types([_BYTEA] * columns, psycopg.pq.Format.BINARY)
+    found: abc.Transformer = known[columns]
+    return found
+
+
+class Answer:
+    """The rows that a statement gave."""
+
+    __slots__ = ("_result", "dialect")
+
+    def __init__(self, result: PGresult | None, dialect: Dialect) -> None:
+        assert result is not None  # the statement has succeeded
+        self._result = result
+        self.dialect = dialect
+
+    def first(self) -> Any:
+        """The first row's first value, as it came: bytes or None."""
+        return self._result.get_value(0, 0)
+
+    def raw(self) -> list[RawRow]:
+        """The rows with their values as they came."""
+        transformer = _transformer(self._result.nfields)
+        transformer.set_pgresult(self._result, set_loaders=False)
+        try:
+            return transformer.load_rows(0, self._result.ntuples, tuple)
+        finally:
+            transformer.set_pgresult(None, set_loaders=False)
+
+    def rows(self) -> list[Row]:
+        """The rows."""
+        read = [READERS[self._result.ftype(column)] for column in range(self._result.nfields)]
+        dialect = self.dialect
+        return [
+            tuple([None if value is None else of(value, dialect) for of, value in zip(read, row, strict=True)])
+            for row in self.raw()
+        ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import TypeAlias
 
 from .errors import TimeError
@@ -18,6 +19,7 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _TEXT = re.compile(r"\s*([+-]?\d+(?:\.\d+)?)\s*([smhd])\s*", re.ASCII)
 
 
+@lru_cache(maxsize=100)
 def parse_duration(text: str) -> timedelta:
     """The timedelta that "90s", "5m", "1.5h" or "2d" means.
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
@@ -187,21 +185,22 @@ class AsyncPQ:
 
     async def run(self, call: Call[T]) -> T:
         """Run one call, in the open transaction of this thread or task if there is one."""
-        async with self.session() as session:
-            return await session.run(call)
-
-    @asynccontextmanager
-    async def session(self) -> AsyncIterator[AsyncSession]:
-        """The connection to use here and now: the open transaction's, or one for this while."""
-        transaction = innermost(self)
-        if transaction is not None and transaction.session is not None:
-            yield transaction.session
-            return
+        joined = self._joined()
+        if joined is not None:
+            return await joined.run(call)
         session = await self.acquire()
         try:
-            yield session
+            return await session.run(call)
         finally:
-            await self.release(session)
+            await self._source.release(session)
+
+    def session(self) -> AsyncUse:
+        """A context with the connection to use here and now: the open transaction's, or one for this while."""
+        return AsyncUse(self)
+
+    def _joined(self) -> AsyncSession | None:
+        transaction = innermost(self)
+        return None if transaction is None else transaction.session
 
     async def acquire(self) -> AsyncSession:
         """A session of our own, its schema checked the first time."""
@@ -255,3 +254,26 @@ class AsyncPQ:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+
+class AsyncUse:
+    """The context that `session` makes. Not a generator's: this is on the path of every get."""
+
+    __slots__ = ("_own", "_pq")
+
+    def __init__(self, pq: AsyncPQ) -> None:
+        self._pq = pq
+        self._own: AsyncSession | None = None
+
+    async def __aenter__(self) -> AsyncSession:
+        joined = self._pq._joined()
+        if joined is not None:
+            return joined
+        self._own = await self._pq.acquire()
+        return self._own
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._own is not None:
+            await self._pq.release(self._own)

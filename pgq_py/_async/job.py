@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 from uuid import UUID
 
-from ..calls import Death, Taken
+from ..calls import COLUMNS, Taken
 from ..codecs import JSON, Payload
 from ..errors import Error, LeaseLost, NotLeased
 from ..failures import describe, is_interruption
@@ -52,7 +52,9 @@ class AsyncJob:
         "_joined",
         "_payload",
         "_queue",
+        "_receipt",
         "_settled",
+        "_taken",
         "_until",
         "attempts",
         "consumer",
@@ -73,47 +75,68 @@ class AsyncJob:
         "schedule_at",
     )
 
+    # Read from the row when they are first looked at.
+    priority: int
+    enqueued_at: datetime
+    schedule_at: datetime | None
+    expected_at: datetime | None
+    attempts: int
+    max_attempts: int | None
+    last_error: str | None
+    progress_count: int | None
+    consumer: str | None
+    dedupe_key: str | None
+    ready_at: datetime | None
+    receipt: UUID | None
+    lease_until: datetime | None
+    lease_for: timedelta | None
+
     def __init__(self, queue: AsyncQueue, taken: Taken) -> None:
         self._queue = queue
-        self._payload = taken.payload
+        self._taken = taken
+        # Stored since.
+        self._payload: Payload | None = None
         # Completed, failed or returned; in an open transaction for as long as that is not rolled back.
         self._settled = False
         # How many `with job` are entered.
         self._depth = 0
         # Leased in a transaction that was open: until that commits nobody else can see the lease.
         self._joined = False
-        # When the lease ends at the earliest, by our clock.
-        self._until = 0.0 if taken.lease_for is None else monotonic() + taken.lease_for.total_seconds()
         self.id: int = taken.id
         self.queue: str = taken.queue
         self._data: Any = _UNREAD
-        self.priority: int = taken.priority
-        self.enqueued_at: datetime = taken.enqueued_at
-        self.schedule_at: datetime | None = taken.schedule_at
-        self.expected_at: datetime | None = taken.expected_at
-        self.attempts: int = taken.attempts
-        self.max_attempts: int | None = taken.max_attempts
-        self.last_error: str | None = taken.last_error
-        self.progress_count: int | None = taken.progress_count
-        self.consumer: str | None = taken.consumer
-        self.dedupe_key: str | None = taken.dedupe_key
-        self.headers: Any = None if taken.headers is None else JSON.decode(Payload(json=taken.headers))
-        self.ready_at: datetime | None = taken.ready_at
-        self.receipt: UUID | None = taken.receipt
-        self.lease_until: datetime | None = taken.lease_until
-        self.lease_for: timedelta | None = taken.lease_for
+        headers = taken.raw("headers")
+        self.headers: Any = None if headers is None else JSON.decode(Payload(json=taken.value("headers")))
+        self._receipt = taken.raw("receipt")
+        if self._receipt is not None:
+            lease_for = self.lease_for = taken.value("lease_for")
+            # When the lease ends at the earliest, by our clock.
+            self._until = monotonic() + lease_for.total_seconds()
+        else:
+            self._until = 0.0
+
+    # Hidden from type checkers, which would take any name for an attribute.
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """A column that was not looked at before."""
+            if name not in COLUMNS or name not in AsyncJob.__slots__:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            value = self._taken.value(name)
+            setattr(self, name, value)
+            return value
 
     @property
     def data(self) -> Any:
         """What was put."""
         if self._data is _UNREAD:
-            self._data = self._queue.codec.decode(self._payload)
+            self._data = self._queue.codec.decode(self._taken.payload)
         return self._data
 
     # sync: @data.setter
     # sync: def data(self, data: Any) -> None:
     # sync:     """Store other data: `update`, but a lease that is lost raises `LeaseLost`."""
-    # sync:     if not self.update(data) and self.receipt is not None:
+    # sync:     if not self.update(data) and self._receipt is not None:
     # sync:         self._lost("its data was not replaced")
 
     async def update(self, data: Any) -> bool:
@@ -129,15 +152,15 @@ class AsyncJob:
             PayloadError: the data can't be stored; a ValueError.
         """
         payload = self._queue.codec.encode(data)
-        done = await self._queue._pq.run(self._queue._pq.calls.update(self.queue, self.id, payload, self.receipt))
-        if done or self.receipt is None:
+        done = await self._queue._pq.run(self._queue._pq.calls.update(self.queue, self.id, payload, self._receipt))
+        if done or self._receipt is None:
             self._payload, self._data = payload, data
         return done
 
     @property
     def size(self) -> int:
         """Of the stored data, in bytes."""
-        return self._payload.size
+        return (self._taken.payload if self._payload is None else self._payload).size
 
     async def complete(self) -> bool:
         """The leased job is done: remove it.
@@ -318,13 +341,13 @@ class AsyncJob:
     def _unsettle(self, error: BaseException) -> None:
         self._settled = False
 
-    def _held(self) -> UUID:
-        if self.receipt is None:
+    def _held(self) -> bytes:
+        if self._receipt is None:
             raise NotLeased(
                 f"job {self.id} is not leased: one that `get` or `take` gave is done when its transaction "
                 "commits; use queue.lease()"
             )
-        return self.receipt
+        return self._receipt
 
     def _lost(self, what: str) -> NoReturn:
         raise LeaseLost(
@@ -349,11 +372,12 @@ class AsyncDeadJob(AsyncJob):
 
     __slots__ = ("died_at", "history", "reason")
 
-    def __init__(self, queue: AsyncQueue, taken: Taken, death: Death) -> None:
+    def __init__(self, queue: AsyncQueue, taken: Taken) -> None:
         super().__init__(queue, taken)
-        self.died_at: datetime = death.died_at
-        self.reason: str = death.reason
-        self.history: list[dict[str, Any]] = [] if death.history is None else JSON.decode(Payload(json=death.history))
+        self.died_at: datetime = taken.value("died_at")
+        self.reason: str = taken.value("reason")
+        history = taken.value("history")
+        self.history: list[dict[str, Any]] = [] if history is None else JSON.decode(Payload(json=history))
 
     async def redrive(self) -> bool:
         """Put the job back into its queue; False if it is not among the dead any more, or its key is taken."""

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime
+from functools import cache
 from itertools import islice
 from time import monotonic
 from types import TracebackType
@@ -83,7 +84,7 @@ class AsyncConsumer(ABC):
         Raises:
             CannotWait: it would wait inside a transaction above READ COMMITTED.
         """
-        jobs = await self.get_many(1, block, timeout)
+        jobs = await self._take_or_wait(self._get_call(1), block, timeout)
         return jobs[0] if jobs else None
 
     async def get_nowait(self) -> AsyncJob:
@@ -167,7 +168,7 @@ class AsyncConsumer(ABC):
             ValueError: a count below 1.
         """
         check_count(count)
-        name = f"{socket.gethostname()}:{os.getpid()}" if consumer is None else consumer
+        name = _consumer_of(os.getpid()) if consumer is None else consumer
         return await self._take_or_wait(
             lambda promote: self._pq.calls.lease(self._order(), count, lease_for, name, promote), block, timeout
         )
@@ -177,12 +178,12 @@ class AsyncConsumer(ABC):
         taken: dict[int, Taken] = {}
         try:
             async with self._pq.session() as session:
-
-                async def attempt() -> Jobs:
-                    return await self._take(session, make, taken)
-
-                jobs = await attempt()
+                jobs = await self._take(session, make, taken)
                 if not jobs and may_wait(block, timeout):
+
+                    async def attempt() -> Jobs:
+                        return await self._take(session, make, taken)
+
                     async with AsyncListener(self._pq, session, self._order()) as listener:
                         jobs = await self._until(listener, attempt, deadline)
             return jobs
@@ -197,7 +198,8 @@ class AsyncConsumer(ABC):
         """
 
         def keep(rows: list[Taken]) -> None:
-            taken.update((row.id, row) for row in rows)
+            for row in rows:
+                taken[row.id] = row
 
         while True:
             promote = await session.is_own()
@@ -207,14 +209,15 @@ class AsyncConsumer(ABC):
                 try:
                     job = AsyncJob(self._member(row.queue), row)
                     job._joined = not promote
-                    _ = job.data
+                    _ = job.data  # what can't be read must be known before the caller has it
                     jobs.append(job)
                 except DecodeError as error:
                     log.warning("job %s of queue %r goes to the dead: %s", row.id, row.queue, error)
-                    if row.receipt is None:
+                    receipt = row.raw("receipt")
+                    if receipt is None:
                         await session.run(self._pq.calls.bury(row, str(error)))
                     else:
-                        await session.run(self._pq.calls.error(row.queue, row.id, row.receipt, str(error), bury=True))
+                        await session.run(self._pq.calls.error(row.queue, row.id, receipt, str(error), bury=True))
                     del taken[row.id]
             if jobs or not rows:
                 return jobs
@@ -229,10 +232,11 @@ class AsyncConsumer(ABC):
         try:
             async with self._pq.session() as session:
                 for id, row in list(taken.items()):
-                    if row.receipt is None:
+                    receipt = row.raw("receipt")
+                    if receipt is None:
                         await session.run(self._pq.calls.put_again(row))
                     else:
-                        await session.run(self._pq.calls.release(row.queue, id, row.receipt))
+                        await session.run(self._pq.calls.release(row.queue, id, receipt))
                     del taken[id]
         except TransactionAborted:
             pass  # its rollback gives them back
@@ -672,7 +676,7 @@ class AsyncQueue(AsyncConsumer):
         rows = await self._pq.run(
             self._pq.calls.dead(self.name, listed(ids), reason_like, died_after, died_before, count)
         )
-        return [AsyncDeadJob(self, taken, death) for taken, death in rows]
+        return [AsyncDeadJob(self, row) for row in rows]
 
     async def redrive(
         self,
@@ -746,6 +750,12 @@ class AsyncQueueSet(AsyncConsumer):
 def may_wait(block: bool, timeout: float | None) -> bool:
     """Whether a call that found nothing may wait for more."""
     return block and (timeout is None or timeout > 0)
+
+
+@cache
+def _consumer_of(pid: int) -> str:
+    """The name of a consumer that was given none."""
+    return f"{socket.gethostname()}:{pid}"
 
 
 def listed(ids: Sequence[int] | None) -> list[int] | None:

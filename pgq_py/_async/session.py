@@ -13,9 +13,10 @@ from psycopg.pq import PipelineStatus, TransactionStatus
 
 from .._compat import AsyncLock, async_sleep, jitter
 from ..calls import Call
-from ..driver import AsyncCursor
+from ..driver import Answer, Execution, Statement, forget_prepared
 from ..errors import Closed, ConnectionBusy, Forked, PayloadError, TransactionConflict, translate
 from ..hosts import AsyncHost
+from ..values import dialect_of
 
 if TYPE_CHECKING:
     from psycopg_pool import AsyncConnectionPool
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Connection = psycopg.AsyncConnection[Any]
 Keep: TypeAlias = Callable[[T], object]
+
+# As plain numbers, which is what libpq gives: enumerations compare slowly.
+_IDLE = int(TransactionStatus.IDLE)
+_NO_PIPELINE = int(PipelineStatus.OFF)
+_NO_LOCK = nullcontext()
 
 
 class AsyncListening:
@@ -43,12 +49,25 @@ class AsyncSession:
 
     def __init__(self, source: AsyncSource, conn: Connection | None, lock: AsyncLock | None = None) -> None:
         self.source = source
-        self.is_shared = lock is not None
-        self.listening = source.listening if self.is_shared else AsyncListening()
+        self._listening: AsyncListening | None = None
         self._conn = conn
         self._pid = os.getpid()
         # Of a connection that threads or tasks share: between looking at its state and acting on it.
-        self._lock = lock or nullcontext()
+        self._lock = lock
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other sessions may use the same connection."""
+        return self._lock is not None
+
+    @property
+    def listening(self) -> AsyncListening:
+        """What is listened to on the connection."""
+        if self.is_shared:
+            return self.source.listening
+        if self._listening is None:
+            self._listening = AsyncListening()
+        return self._listening
 
     @property
     def raw(self) -> Connection | None:
@@ -70,10 +89,11 @@ class AsyncSession:
 
     async def is_own(self) -> bool:
         """Whether a statement now would be a transaction of its own, committed when it returns."""
+        conn = self._conn
+        if conn is not None:
+            return conn.pgconn.transaction_status == _IDLE
         conn = await self.connection()
-        if conn.info.transaction_status != TransactionStatus.IDLE:
-            return False
-        return conn.autocommit or self._conn is not None
+        return conn.pgconn.transaction_status == _IDLE and conn.autocommit
 
     async def run(self, call: Call[T], keep: Keep[T] | None = None) -> T:
         """Run a call: on an idle connection in one round trip and durable, else in the open transaction.
@@ -92,24 +112,37 @@ class AsyncSession:
                 if not await self.is_own():
                     raise
                 await async_sleep(jitter(0.01 * 2**attempt))
+            except psycopg.errors.InvalidSqlStatementName:
+                # What was prepared is gone, and psycopg does not know: DISCARD ALL, by a pool that resets
+                # its connections, for example. Nothing was done.
+                forget_prepared(await self.connection())
+                if not await self.is_own():
+                    raise
         return await self._run_once(call, keep)
 
     async def _run_once(self, call: Call[T], keep: Keep[T] | None) -> T:
-        self.check_process()
-        async with self._lock:
+        async with self._lock or _NO_LOCK:
             self.source.check_holder(self)
-            conn = await self.connection()
-            is_own = await self.is_own()
-            cursor = AsyncCursor(conn, begins=self._conn is None)
+            self.check_process()
+            conn = self._conn or await self.connection()
+            pgconn = conn.pgconn
+            is_idle = pgconn.transaction_status == _IDLE
+            execution: Execution | None = None
             try:
-                # Binary, so that no DateStyle or IntervalStyle of the owner's matters. Only texts
-                # without parameters may be several statements, which binary can't be; they give no rows.
-                await cursor.execute(call.statement, call.params, binary=call.params is not None)
-                result = call.read(await cursor.fetchall() if call.params is not None else [])
-                if conn.pgconn.pipeline_status != PipelineStatus.OFF:
+                dialect = dialect_of(conn)
+                statement, params = call.statement, None
+                if isinstance(statement, Statement):
+                    params = statement.dump(call.params or (), dialect.encoding)
+                execution = Execution(conn, statement, params)
+                async with conn.lock:
+                    # A host's connection begins a transaction as the host has set it.
+                    await conn.wait(execution.steps(begins=self._conn is None))
+                if pgconn.pipeline_status != _NO_PIPELINE:
                     async with conn.pipeline() as pipeline:
                         await pipeline.sync()  # which commits, if nothing began a transaction
+                result = call.read(Answer(execution.result, dialect))
             except psycopg.Error as error:
+                is_own = is_idle and (self._conn is not None or conn.autocommit)
                 raise translate(
                     error,
                     schema=self.source.schema,
@@ -122,8 +155,8 @@ class AsyncSession:
                 raise PayloadError("the text has a character that the connection's client_encoding lacks") from None
             except BaseException:
                 # Psycopg has waited for the statement's end; it may have been done all the same.
-                if keep is not None and cursor.description:
-                    keep(call.read(await cursor.fetchall()))
+                if keep is not None and execution is not None and execution.result is not None:
+                    keep(call.read(Answer(execution.result, dialect)))
                 raise
             if keep is not None:
                 keep(result)
@@ -136,7 +169,7 @@ class AsyncSession:
             ConnectionBusy: another task or thread has a transaction open on the only connection.
         """
         self.check_process()
-        async with self._lock:
+        async with self._lock or _NO_LOCK:
             self.source.check_holder(self)
             begun: AbstractAsyncContextManager[Any]
             if self.source.host is not None:
@@ -165,7 +198,7 @@ class AsyncSession:
 
     def check_process(self) -> None:
         """Raises `Forked` in a child of the process that the connection belongs to."""
-        if self.is_inherited():
+        if os.getpid() != self._pid:
             raise Forked("this transaction or connection belongs to the parent process: open one in the child")
 
 

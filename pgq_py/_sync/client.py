@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
@@ -188,21 +186,22 @@ class PQ:
 
     def run(self, call: Call[T]) -> T:
         """Run one call, in the open transaction of this thread or task if there is one."""
-        with self.session() as session:
-            return session.run(call)
-
-    @contextmanager
-    def session(self) -> Iterator[Session]:
-        """The connection to use here and now: the open transaction's, or one for this while."""
-        transaction = innermost(self)
-        if transaction is not None and transaction.session is not None:
-            yield transaction.session
-            return
+        joined = self._joined()
+        if joined is not None:
+            return joined.run(call)
         session = self.acquire()
         try:
-            yield session
+            return session.run(call)
         finally:
-            self.release(session)
+            self._source.release(session)
+
+    def session(self) -> Use:
+        """A context with the connection to use here and now: the open transaction's, or one for this while."""
+        return Use(self)
+
+    def _joined(self) -> Session | None:
+        transaction = innermost(self)
+        return None if transaction is None else transaction.session
 
     def acquire(self) -> Session:
         """A session of our own, its schema checked the first time."""
@@ -256,3 +255,26 @@ class PQ:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class Use:
+    """The context that `session` makes. Not a generator's: this is on the path of every get."""
+
+    __slots__ = ("_own", "_pq")
+
+    def __init__(self, pq: PQ) -> None:
+        self._pq = pq
+        self._own: Session | None = None
+
+    def __enter__(self) -> Session:
+        joined = self._pq._joined()
+        if joined is not None:
+            return joined
+        self._own = self._pq.acquire()
+        return self._own
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._own is not None:
+            self._pq.release(self._own)

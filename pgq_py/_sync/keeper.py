@@ -9,7 +9,6 @@ from contextlib import suppress
 from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING
-from uuid import UUID
 
 import psycopg
 
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 class Keeper:
     """The context that `job.keep_alive()` makes."""
 
-    def __init__(self, pq: PQ, job: Job, receipt: UUID, every: float | None) -> None:
+    def __init__(self, pq: PQ, job: Job, receipt: bytes, every: float | None) -> None:
         assert job.lease_for is not None  # it has a receipt
         lease_for = job.lease_for.total_seconds()
         if every is not None and not 0 < every < lease_for:

@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from datetime import datetime
+from functools import cache
 from itertools import islice
 from time import monotonic
 from types import TracebackType
@@ -84,7 +85,7 @@ class Consumer(ABC):
         Raises:
             CannotWait: it would wait inside a transaction above READ COMMITTED.
         """
-        jobs = self.get_many(1, block, timeout)
+        jobs = self._take_or_wait(self._get_call(1), block, timeout)
         return jobs[0] if jobs else None
 
     def get_nowait(self) -> Job:
@@ -168,7 +169,7 @@ class Consumer(ABC):
             ValueError: a count below 1.
         """
         check_count(count)
-        name = f"{socket.gethostname()}:{os.getpid()}" if consumer is None else consumer
+        name = _consumer_of(os.getpid()) if consumer is None else consumer
         return self._take_or_wait(
             lambda promote: self._pq.calls.lease(self._order(), count, lease_for, name, promote), block, timeout
         )
@@ -178,12 +179,12 @@ class Consumer(ABC):
         taken: dict[int, Taken] = {}
         try:
             with self._pq.session() as session:
-
-                def attempt() -> Jobs:
-                    return self._take(session, make, taken)
-
-                jobs = attempt()
+                jobs = self._take(session, make, taken)
                 if not jobs and may_wait(block, timeout):
+
+                    def attempt() -> Jobs:
+                        return self._take(session, make, taken)
+
                     with Listener(self._pq, session, self._order()) as listener:
                         jobs = self._until(listener, attempt, deadline)
             return jobs
@@ -198,7 +199,8 @@ class Consumer(ABC):
         """
 
         def keep(rows: list[Taken]) -> None:
-            taken.update((row.id, row) for row in rows)
+            for row in rows:
+                taken[row.id] = row
 
         while True:
             promote = session.is_own()
@@ -208,14 +210,15 @@ class Consumer(ABC):
                 try:
                     job = Job(self._member(row.queue), row)
                     job._joined = not promote
-                    _ = job.data
+                    _ = job.data  # what can't be read must be known before the caller has it
                     jobs.append(job)
                 except DecodeError as error:
                     log.warning("job %s of queue %r goes to the dead: %s", row.id, row.queue, error)
-                    if row.receipt is None:
+                    receipt = row.raw("receipt")
+                    if receipt is None:
                         session.run(self._pq.calls.bury(row, str(error)))
                     else:
-                        session.run(self._pq.calls.error(row.queue, row.id, row.receipt, str(error), bury=True))
+                        session.run(self._pq.calls.error(row.queue, row.id, receipt, str(error), bury=True))
                     del taken[row.id]
             if jobs or not rows:
                 return jobs
@@ -230,10 +233,11 @@ class Consumer(ABC):
         try:
             with self._pq.session() as session:
                 for id, row in list(taken.items()):
-                    if row.receipt is None:
+                    receipt = row.raw("receipt")
+                    if receipt is None:
                         session.run(self._pq.calls.put_again(row))
                     else:
-                        session.run(self._pq.calls.release(row.queue, id, row.receipt))
+                        session.run(self._pq.calls.release(row.queue, id, receipt))
                     del taken[id]
         except TransactionAborted:
             pass  # its rollback gives them back
@@ -671,7 +675,7 @@ class Queue(Consumer):
             count: this many at most; None gives all.
         """
         rows = self._pq.run(self._pq.calls.dead(self.name, listed(ids), reason_like, died_after, died_before, count))
-        return [DeadJob(self, taken, death) for taken, death in rows]
+        return [DeadJob(self, row) for row in rows]
 
     def redrive(
         self,
@@ -743,6 +747,12 @@ class QueueSet(Consumer):
 def may_wait(block: bool, timeout: float | None) -> bool:
     """Whether a call that found nothing may wait for more."""
     return block and (timeout is None or timeout > 0)
+
+
+@cache
+def _consumer_of(pid: int) -> str:
+    """The name of a consumer that was given none."""
+    return f"{socket.gethostname()}:{pid}"
 
 
 def listed(ids: Sequence[int] | None) -> list[int] | None:

@@ -14,9 +14,10 @@ from psycopg.pq import PipelineStatus, TransactionStatus
 
 from .._compat import Lock, jitter, sleep
 from ..calls import Call
-from ..driver import Cursor
+from ..driver import Answer, Execution, Statement, forget_prepared
 from ..errors import Closed, ConnectionBusy, Forked, PayloadError, TransactionConflict, translate
 from ..hosts import Host
+from ..values import dialect_of
 
 if TYPE_CHECKING:
     from psycopg_pool import ConnectionPool
@@ -26,6 +27,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Connection = psycopg.Connection[Any]
 Keep: TypeAlias = Callable[[T], object]
+
+# As plain numbers, which is what libpq gives: enumerations compare slowly.
+_IDLE = int(TransactionStatus.IDLE)
+_NO_PIPELINE = int(PipelineStatus.OFF)
+_NO_LOCK = nullcontext()
 
 
 class Listening:
@@ -44,12 +50,25 @@ class Session:
 
     def __init__(self, source: Source, conn: Connection | None, lock: Lock | None = None) -> None:
         self.source = source
-        self.is_shared = lock is not None
-        self.listening = source.listening if self.is_shared else Listening()
+        self._listening: Listening | None = None
         self._conn = conn
         self._pid = os.getpid()
         # Of a connection that threads or tasks share: between looking at its state and acting on it.
-        self._lock = lock or nullcontext()
+        self._lock = lock
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other sessions may use the same connection."""
+        return self._lock is not None
+
+    @property
+    def listening(self) -> Listening:
+        """What is listened to on the connection."""
+        if self.is_shared:
+            return self.source.listening
+        if self._listening is None:
+            self._listening = Listening()
+        return self._listening
 
     @property
     def raw(self) -> Connection | None:
@@ -71,10 +90,11 @@ class Session:
 
     def is_own(self) -> bool:
         """Whether a statement now would be a transaction of its own, committed when it returns."""
+        conn = self._conn
+        if conn is not None:
+            return conn.pgconn.transaction_status == _IDLE
         conn = self.connection()
-        if conn.info.transaction_status != TransactionStatus.IDLE:
-            return False
-        return conn.autocommit or self._conn is not None
+        return conn.pgconn.transaction_status == _IDLE and conn.autocommit
 
     def run(self, call: Call[T], keep: Keep[T] | None = None) -> T:
         """Run a call: on an idle connection in one round trip and durable, else in the open transaction.
@@ -93,24 +113,37 @@ class Session:
                 if not self.is_own():
                     raise
                 sleep(jitter(0.01 * 2**attempt))
+            except psycopg.errors.InvalidSqlStatementName:
+                # What was prepared is gone, and psycopg does not know: DISCARD ALL, by a pool that resets
+                # its connections, for example. Nothing was done.
+                forget_prepared(self.connection())
+                if not self.is_own():
+                    raise
         return self._run_once(call, keep)
 
     def _run_once(self, call: Call[T], keep: Keep[T] | None) -> T:
-        self.check_process()
-        with self._lock:
+        with self._lock or _NO_LOCK:
             self.source.check_holder(self)
-            conn = self.connection()
-            is_own = self.is_own()
-            cursor = Cursor(conn, begins=self._conn is None)
+            self.check_process()
+            conn = self._conn or self.connection()
+            pgconn = conn.pgconn
+            is_idle = pgconn.transaction_status == _IDLE
+            execution: Execution | None = None
             try:
-                # Binary, so that no DateStyle or IntervalStyle of the owner's matters. Only texts
-                # without parameters may be several statements, which binary can't be; they give no rows.
-                cursor.execute(call.statement, call.params, binary=call.params is not None)
-                result = call.read(cursor.fetchall() if call.params is not None else [])
-                if conn.pgconn.pipeline_status != PipelineStatus.OFF:
+                dialect = dialect_of(conn)
+                statement, params = call.statement, None
+                if isinstance(statement, Statement):
+                    params = statement.dump(call.params or (), dialect.encoding)
+                execution = Execution(conn, statement, params)
+                with conn.lock:
+                    # A host's connection begins a transaction as the host has set it.
+                    conn.wait(execution.steps(begins=self._conn is None))
+                if pgconn.pipeline_status != _NO_PIPELINE:
                     with conn.pipeline() as pipeline:
                         pipeline.sync()  # which commits, if nothing began a transaction
+                result = call.read(Answer(execution.result, dialect))
             except psycopg.Error as error:
+                is_own = is_idle and (self._conn is not None or conn.autocommit)
                 raise translate(
                     error,
                     schema=self.source.schema,
@@ -123,8 +156,8 @@ class Session:
                 raise PayloadError("the text has a character that the connection's client_encoding lacks") from None
             except BaseException:
                 # Psycopg has waited for the statement's end; it may have been done all the same.
-                if keep is not None and cursor.description:
-                    keep(call.read(cursor.fetchall()))
+                if keep is not None and execution is not None and execution.result is not None:
+                    keep(call.read(Answer(execution.result, dialect)))
                 raise
             if keep is not None:
                 keep(result)
@@ -137,7 +170,7 @@ class Session:
             ConnectionBusy: another task or thread has a transaction open on the only connection.
         """
         self.check_process()
-        with self._lock:
+        with self._lock or _NO_LOCK:
             self.source.check_holder(self)
             begun: AbstractContextManager[Any]
             if self.source.host is not None:
@@ -166,7 +199,7 @@ class Session:
 
     def check_process(self) -> None:
         """Raises `Forked` in a child of the process that the connection belongs to."""
-        if self.is_inherited():
+        if os.getpid() != self._pid:
             raise Forked("this transaction or connection belongs to the parent process: open one in the child")
 
 
