@@ -12,6 +12,7 @@ drop function _queue_fail;
 drop function _queue_find;
 drop function _queue_fold;
 drop function _queue_follow;
+drop function _queue_has_sets;
 drop function _queue_key;
 drop function _queue_names;
 drop function _queue_nobody_sleeps;

@@ -285,7 +285,7 @@ declare
     v_found record;
 begin
     -- The head is far away, and what was promoted lies before it.
-    if promoted <> '{}' and v_cost > 0.001 and extract(epoch from v_begin) < v_head[1]::float8 then
+    if promoted[1] is not null and v_cost > 0.001 and extract(epoch from v_begin) < v_head[1]::float8 then
         return promoted[:_queue_claim.count];
     end if;
     select array_agg(c.id) as ids, (array_agg(c.rank))[1] as rank, (array_agg(c.expected_at))[1] as expected_at
@@ -760,6 +760,20 @@ comment on function _queue_follow is
 
 revoke all on function _queue_follow from public;
 
+-- functions/_queue_has_sets.sql
+create or replace function _queue_has_sets()
+returns boolean
+language sql
+stable
+-- As _queue_key. Before PostgreSQL 17 `id = any (ids)`, planned while the table was empty, is a filter
+-- on a walk through the whole queue.
+return cast(current_setting('server_version_num') as integer) >= 170000;
+
+comment on function _queue_has_sets is
+    'Private: whether the server finds rows by an array of ids along the index, whatever its statistics; otherwise one by one.';
+
+revoke all on function _queue_has_sets from public;
+
 -- functions/_queue_key.sql
 create or replace function _queue_key(
     queue text
@@ -980,12 +994,10 @@ begin
                 v_ids := v_ids || v_job.id;
             end if;
         end loop;
-        if current_setting('server_version_num')::integer >= 170000 then
+        if _queue_has_sets() then
             update queue_job j set ready_at = null
             where j.queue = _queue_promote.queue and j.id = any (v_due);
         else
-            -- One by one: there `id = any (v_due)`, planned while the table was empty, is a filter on
-            -- a walk through the whole queue.
             foreach v_id in array v_due loop
                 update queue_job j set ready_at = null where j.queue = _queue_promote.queue and j.id = v_id;
             end loop;
@@ -2059,21 +2071,19 @@ as $$
 #variable_conflict use_column
 declare
     v_now timestamptz := clock_timestamp();
-    v_pages bigint;
     v_due timestamptz;
-    v_promoted bigint[] := '{}';
+    v_promoted bigint[];
     v_ids bigint[];
     v_id bigint;
 begin
-    if octet_length(queue_get.queue) between 1 and 255 is not true then
-        perform _queue_refuse_name(queue_get.queue);
-    end if;
-    if queue_get.count >= 1 is not true then
+    if (octet_length(queue_get.queue) between 1 and 255 and queue_get.count >= 1) is not true then
+        if octet_length(queue_get.queue) between 1 and 255 is not true then
+            perform _queue_refuse_name(queue_get.queue);
+        end if;
         perform _queue_refuse_count(queue_get.count);
     end if;
 
     if coalesce(current_setting('pgq_py.has_head', true), '') = '' then
-        v_pages := pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass);
         select array(
             select j.id
             from queue_job j
@@ -2089,8 +2099,8 @@ begin
                 from queue_job j
                 where j.queue = queue_get.queue and j.ready_at is not null and j.ready_at <= v_now
             );
-        -- Pages beyond the way down the tree are those of dead rows.
-        if pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass) - v_pages > 8 then
+        -- Slow, or every now and then: next time see whether dead rows lie before the head.
+        if clock_timestamp() - v_now > interval '0.5 ms' or random() < 0.01 then
             perform set_config('pgq_py.has_head', 'maybe', false);
         end if;
     else
@@ -2113,7 +2123,7 @@ begin
         end if;
     end if;
 
-    if cardinality(v_ids) > 1 and current_setting('server_version_num')::integer >= 170000 then
+    if queue_get.count > 1 and _queue_has_sets() then
         return query
         with gone as (
             delete from queue_job j where j.queue = queue_get.queue and j.id = any (v_ids) returning j.*
@@ -2137,8 +2147,6 @@ begin
         from gone g
         order by g.rank, g.expected_at, g.id;
     else
-        -- One by one: before PostgreSQL 17 `id = any (v_ids)`, planned while the table was
-        -- empty, is a filter on a walk through the whole queue.
         foreach v_id in array v_ids loop
             return query
             delete from queue_job j
@@ -2162,7 +2170,7 @@ begin
         end loop;
     end if;
 
-    if v_ids <> '{}' then
+    if v_ids[1] is not null then
         insert into queue_tally (queue, taken) values (queue_get.queue, cardinality(v_ids));
         if random() < 0.005 then
             perform _queue_fold(queue_get.queue);
@@ -2170,7 +2178,7 @@ begin
     end if;
 
     -- Takers that came by meanwhile could not see what was promoted here, and sleep.
-    if cardinality(v_promoted) > 0 then
+    if v_promoted is not null then
         if exists (select unnest(v_promoted) except select unnest(v_ids)) then
             perform _queue_wake(queue_get.queue);
         end if;
@@ -2805,53 +2813,61 @@ declare
     v_now timestamptz := clock_timestamp();
     v_receipt uuid := gen_random_uuid();
     v_paused boolean;
-    v_pages bigint;
+    v_lease interval;
     v_due timestamptz;
-    v_promoted bigint[] := '{}';
+    v_promoted bigint[];
     v_ids bigint[];
     v_id bigint;
 begin
-    if octet_length(queue_lease.queue) between 1 and 255 is not true then
-        perform _queue_refuse_name(queue_lease.queue);
-    end if;
-    if queue_lease.count >= 1 is not true then
+    if (octet_length(queue_lease.queue) between 1 and 255 and queue_lease.count >= 1) is not true then
+        if octet_length(queue_lease.queue) between 1 and 255 is not true then
+            perform _queue_refuse_name(queue_lease.queue);
+        end if;
         perform _queue_refuse_count(queue_lease.count);
+    end if;
+    if queue_lease.lease is not null then
+        if queue_lease.lease <= interval '0' or not isfinite(queue_lease.lease) then
+            perform _queue_refuse_lease(queue_lease.lease);
+        end if;
     end if;
 
     -- As in queue_get.
-    select coalesce(queue_lease.lease, s.lease_for, '5 minutes'), s.paused
-    into queue_lease.lease, v_paused
-    from (select) as always
-    left join queue_setting s on s.queue = queue_lease.queue;
-    if queue_lease.lease <= interval '0' or not isfinite(queue_lease.lease) then
-        perform _queue_refuse_lease(queue_lease.lease);
-    end if;
-    if v_paused then
-        return;
-    end if;
     if coalesce(current_setting('pgq_py.has_head', true), '') = '' then
-        v_pages := pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass);
-        select array(
-            select j.id
-            from queue_job j
-            where j.queue = queue_lease.queue and j.ready_at is null
-            order by j.rank, j.expected_at, j.id
-            limit queue_lease.count
-            for update skip locked
-        )
-        into v_ids
-        where not exists (
-            select
-            from queue_job j
-            where j.queue = queue_lease.queue and j.ready_at is not null and j.ready_at <= v_now
-        );
-        if pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass) - v_pages > 8 then
+        select
+            coalesce(queue_lease.lease, s.lease_for, '5 minutes'),
+            array(
+                select j.id
+                from queue_job j
+                where j.queue = queue_lease.queue and j.ready_at is null
+                order by j.rank, j.expected_at, j.id
+                limit queue_lease.count
+                for update skip locked
+            )
+        into v_lease, v_ids
+        from (select) as always
+        left join queue_setting s on s.queue = queue_lease.queue
+        where s.paused is not true
+            and not exists (
+                select
+                from queue_job j
+                where j.queue = queue_lease.queue and j.ready_at is not null and j.ready_at <= v_now
+            );
+        if clock_timestamp() - v_now > interval '0.5 ms' or random() < 0.01 then
             perform set_config('pgq_py.has_head', 'maybe', false);
         end if;
     else
         v_ids := _queue_follow(queue_lease.queue, v_now, queue_lease.count);
     end if;
+    if v_lease is null then
+        select coalesce(queue_lease.lease, s.lease_for, '5 minutes'), s.paused
+        into v_lease, v_paused
+        from (select) as always
+        left join queue_setting s on s.queue = queue_lease.queue;
+    end if;
     if v_ids is null then
+        if v_paused then
+            return;
+        end if;
         v_due := _queue_due(queue_lease.queue, v_now);
         if v_due is not null and not queue_lease.promote then
             v_ids := _queue_pick(queue_lease.queue, v_due, v_now, queue_lease.count);
@@ -2864,12 +2880,12 @@ begin
     end if;
 
     -- Large data stay where they are, out of line.
-    if cardinality(v_ids) > 1 and current_setting('server_version_num')::integer >= 170000 then
+    if queue_lease.count > 1 and _queue_has_sets() then
         return query
         with leased as (
             update queue_job j
-            set ready_at = v_now + queue_lease.lease,
-                lease_until = v_now + queue_lease.lease,
+            set ready_at = v_now + v_lease,
+                lease_until = v_now + v_lease,
                 receipt = v_receipt,
                 consumer = queue_lease.consumer,
                 attempts = j.attempts + 1
@@ -2899,8 +2915,8 @@ begin
         foreach v_id in array v_ids loop
             return query
             update queue_job j
-            set ready_at = v_now + queue_lease.lease,
-                lease_until = v_now + queue_lease.lease,
+            set ready_at = v_now + v_lease,
+                lease_until = v_now + v_lease,
                 receipt = v_receipt,
                 consumer = queue_lease.consumer,
                 attempts = j.attempts + 1
@@ -2926,7 +2942,7 @@ begin
     end if;
 
     -- Takers that came by meanwhile could not see what was promoted here, and sleep.
-    if cardinality(v_promoted) > 0 then
+    if v_promoted is not null then
         if exists (select unnest(v_promoted) except select unnest(v_ids)) then
             perform _queue_wake(queue_lease.queue);
         end if;
@@ -3576,17 +3592,19 @@ declare
     v_expected_at timestamptz := 'infinity';
     v_id bigint;
 begin
-    -- One expression for all that is wrong or rare: each one costs more than what it looks at.
+    -- One expression for all that is wrong or rare, and no functions in it where an operator does:
+    -- to set up an expression costs more than to evaluate it.
     if
         octet_length(queue_put.queue) between 1 and 255
-        and num_nonnulls(queue_put.data, queue_put.data_text, queue_put.data_bytes) = 1
+        and (queue_put.data is not null) <> (queue_put.data_text is not null or queue_put.data_bytes is not null)
+        and (queue_put.data_text is null or queue_put.data_bytes is null)
         and queue_put.dedupe_key is null
         and queue_put.priority is not null
-        and num_nulls(queue_put.max_attempts) = 1
+        and queue_put.max_attempts is null
     then
-        if num_nonnulls(
-            queue_put.schedule_at, queue_put.schedule_in, queue_put.expected_at, queue_put.expected_in
-        ) > 0 then
+        if queue_put.schedule_at is not null or queue_put.schedule_in is not null
+            or queue_put.expected_at is not null or queue_put.expected_in is not null
+        then
             v_schedule_at := _queue_time('schedule', queue_put.schedule_at, queue_put.schedule_in, v_now);
             v_expected_at := coalesce(
                 _queue_time('expected', queue_put.expected_at, queue_put.expected_in, v_now), 'infinity'

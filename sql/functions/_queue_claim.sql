@@ -25,7 +25,7 @@ declare
     v_found record;
 begin
     -- The head is far away, and what was promoted lies before it.
-    if promoted <> '{}' and v_cost > 0.001 and extract(epoch from v_begin) < v_head[1]::float8 then
+    if promoted[1] is not null and v_cost > 0.001 and extract(epoch from v_begin) < v_head[1]::float8 then
         return promoted[:_queue_claim.count];
     end if;
     select array_agg(c.id) as ids, (array_agg(c.rank))[1] as rank, (array_agg(c.expected_at))[1] as expected_at

@@ -48,12 +48,10 @@ begin
                 v_ids := v_ids || v_job.id;
             end if;
         end loop;
-        if current_setting('server_version_num')::integer >= 170000 then
+        if _queue_has_sets() then
             update queue_job j set ready_at = null
             where j.queue = _queue_promote.queue and j.id = any (v_due);
         else
-            -- One by one: there `id = any (v_due)`, planned while the table was empty, is a filter on
-            -- a walk through the whole queue.
             foreach v_id in array v_due loop
                 update queue_job j set ready_at = null where j.queue = _queue_promote.queue and j.id = v_id;
             end loop;

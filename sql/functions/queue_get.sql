@@ -38,21 +38,19 @@ as $$
 #variable_conflict use_column
 declare
     v_now timestamptz := clock_timestamp();
-    v_pages bigint;
     v_due timestamptz;
-    v_promoted bigint[] := '{}';
+    v_promoted bigint[];
     v_ids bigint[];
     v_id bigint;
 begin
-    if octet_length(queue_get.queue) between 1 and 255 is not true then
-        perform _queue_refuse_name(queue_get.queue);
-    end if;
-    if queue_get.count >= 1 is not true then
+    if (octet_length(queue_get.queue) between 1 and 255 and queue_get.count >= 1) is not true then
+        if octet_length(queue_get.queue) between 1 and 255 is not true then
+            perform _queue_refuse_name(queue_get.queue);
+        end if;
         perform _queue_refuse_count(queue_get.count);
     end if;
 
     if coalesce(current_setting('pgq_py.has_head', true), '') = '' then
-        v_pages := pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass);
         select array(
             select j.id
             from queue_job j
@@ -68,8 +66,8 @@ begin
                 from queue_job j
                 where j.queue = queue_get.queue and j.ready_at is not null and j.ready_at <= v_now
             );
-        -- Pages beyond the way down the tree are those of dead rows.
-        if pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass) - v_pages > 8 then
+        -- Slow, or every now and then: next time see whether dead rows lie before the head.
+        if clock_timestamp() - v_now > interval '0.5 ms' or random() < 0.01 then
             perform set_config('pgq_py.has_head', 'maybe', false);
         end if;
     else
@@ -92,7 +90,7 @@ begin
         end if;
     end if;
 
-    if cardinality(v_ids) > 1 and current_setting('server_version_num')::integer >= 170000 then
+    if queue_get.count > 1 and _queue_has_sets() then
         return query
         with gone as (
             delete from queue_job j where j.queue = queue_get.queue and j.id = any (v_ids) returning j.*
@@ -116,8 +114,6 @@ begin
         from gone g
         order by g.rank, g.expected_at, g.id;
     else
-        -- One by one: before PostgreSQL 17 `id = any (v_ids)`, planned while the table was
-        -- empty, is a filter on a walk through the whole queue.
         foreach v_id in array v_ids loop
             return query
             delete from queue_job j
@@ -141,7 +137,7 @@ begin
         end loop;
     end if;
 
-    if v_ids <> '{}' then
+    if v_ids[1] is not null then
         insert into queue_tally (queue, taken) values (queue_get.queue, cardinality(v_ids));
         if random() < 0.005 then
             perform _queue_fold(queue_get.queue);
@@ -149,7 +145,7 @@ begin
     end if;
 
     -- Takers that came by meanwhile could not see what was promoted here, and sleep.
-    if cardinality(v_promoted) > 0 then
+    if v_promoted is not null then
         if exists (select unnest(v_promoted) except select unnest(v_ids)) then
             perform _queue_wake(queue_get.queue);
         end if;

@@ -39,53 +39,61 @@ declare
     v_now timestamptz := clock_timestamp();
     v_receipt uuid := gen_random_uuid();
     v_paused boolean;
-    v_pages bigint;
+    v_lease interval;
     v_due timestamptz;
-    v_promoted bigint[] := '{}';
+    v_promoted bigint[];
     v_ids bigint[];
     v_id bigint;
 begin
-    if octet_length(queue_lease.queue) between 1 and 255 is not true then
-        perform _queue_refuse_name(queue_lease.queue);
-    end if;
-    if queue_lease.count >= 1 is not true then
+    if (octet_length(queue_lease.queue) between 1 and 255 and queue_lease.count >= 1) is not true then
+        if octet_length(queue_lease.queue) between 1 and 255 is not true then
+            perform _queue_refuse_name(queue_lease.queue);
+        end if;
         perform _queue_refuse_count(queue_lease.count);
+    end if;
+    if queue_lease.lease is not null then
+        if queue_lease.lease <= interval '0' or not isfinite(queue_lease.lease) then
+            perform _queue_refuse_lease(queue_lease.lease);
+        end if;
     end if;
 
     -- As in queue_get.
-    select coalesce(queue_lease.lease, s.lease_for, '5 minutes'), s.paused
-    into queue_lease.lease, v_paused
-    from (select) as always
-    left join queue_setting s on s.queue = queue_lease.queue;
-    if queue_lease.lease <= interval '0' or not isfinite(queue_lease.lease) then
-        perform _queue_refuse_lease(queue_lease.lease);
-    end if;
-    if v_paused then
-        return;
-    end if;
     if coalesce(current_setting('pgq_py.has_head', true), '') = '' then
-        v_pages := pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass);
-        select array(
-            select j.id
-            from queue_job j
-            where j.queue = queue_lease.queue and j.ready_at is null
-            order by j.rank, j.expected_at, j.id
-            limit queue_lease.count
-            for update skip locked
-        )
-        into v_ids
-        where not exists (
-            select
-            from queue_job j
-            where j.queue = queue_lease.queue and j.ready_at is not null and j.ready_at <= v_now
-        );
-        if pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass) - v_pages > 8 then
+        select
+            coalesce(queue_lease.lease, s.lease_for, '5 minutes'),
+            array(
+                select j.id
+                from queue_job j
+                where j.queue = queue_lease.queue and j.ready_at is null
+                order by j.rank, j.expected_at, j.id
+                limit queue_lease.count
+                for update skip locked
+            )
+        into v_lease, v_ids
+        from (select) as always
+        left join queue_setting s on s.queue = queue_lease.queue
+        where s.paused is not true
+            and not exists (
+                select
+                from queue_job j
+                where j.queue = queue_lease.queue and j.ready_at is not null and j.ready_at <= v_now
+            );
+        if clock_timestamp() - v_now > interval '0.5 ms' or random() < 0.01 then
             perform set_config('pgq_py.has_head', 'maybe', false);
         end if;
     else
         v_ids := _queue_follow(queue_lease.queue, v_now, queue_lease.count);
     end if;
+    if v_lease is null then
+        select coalesce(queue_lease.lease, s.lease_for, '5 minutes'), s.paused
+        into v_lease, v_paused
+        from (select) as always
+        left join queue_setting s on s.queue = queue_lease.queue;
+    end if;
     if v_ids is null then
+        if v_paused then
+            return;
+        end if;
         v_due := _queue_due(queue_lease.queue, v_now);
         if v_due is not null and not queue_lease.promote then
             v_ids := _queue_pick(queue_lease.queue, v_due, v_now, queue_lease.count);
@@ -98,12 +106,12 @@ begin
     end if;
 
     -- Large data stay where they are, out of line.
-    if cardinality(v_ids) > 1 and current_setting('server_version_num')::integer >= 170000 then
+    if queue_lease.count > 1 and _queue_has_sets() then
         return query
         with leased as (
             update queue_job j
-            set ready_at = v_now + queue_lease.lease,
-                lease_until = v_now + queue_lease.lease,
+            set ready_at = v_now + v_lease,
+                lease_until = v_now + v_lease,
                 receipt = v_receipt,
                 consumer = queue_lease.consumer,
                 attempts = j.attempts + 1
@@ -133,8 +141,8 @@ begin
         foreach v_id in array v_ids loop
             return query
             update queue_job j
-            set ready_at = v_now + queue_lease.lease,
-                lease_until = v_now + queue_lease.lease,
+            set ready_at = v_now + v_lease,
+                lease_until = v_now + v_lease,
                 receipt = v_receipt,
                 consumer = queue_lease.consumer,
                 attempts = j.attempts + 1
@@ -160,7 +168,7 @@ begin
     end if;
 
     -- Takers that came by meanwhile could not see what was promoted here, and sleep.
-    if cardinality(v_promoted) > 0 then
+    if v_promoted is not null then
         if exists (select unnest(v_promoted) except select unnest(v_ids)) then
             perform _queue_wake(queue_lease.queue);
         end if;

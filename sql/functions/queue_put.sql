@@ -26,17 +26,19 @@ declare
     v_expected_at timestamptz := 'infinity';
     v_id bigint;
 begin
-    -- One expression for all that is wrong or rare: each one costs more than what it looks at.
+    -- One expression for all that is wrong or rare, and no functions in it where an operator does:
+    -- to set up an expression costs more than to evaluate it.
     if
         octet_length(queue_put.queue) between 1 and 255
-        and num_nonnulls(queue_put.data, queue_put.data_text, queue_put.data_bytes) = 1
+        and (queue_put.data is not null) <> (queue_put.data_text is not null or queue_put.data_bytes is not null)
+        and (queue_put.data_text is null or queue_put.data_bytes is null)
         and queue_put.dedupe_key is null
         and queue_put.priority is not null
-        and num_nulls(queue_put.max_attempts) = 1
+        and queue_put.max_attempts is null
     then
-        if num_nonnulls(
-            queue_put.schedule_at, queue_put.schedule_in, queue_put.expected_at, queue_put.expected_in
-        ) > 0 then
+        if queue_put.schedule_at is not null or queue_put.schedule_in is not null
+            or queue_put.expected_at is not null or queue_put.expected_in is not null
+        then
             v_schedule_at := _queue_time('schedule', queue_put.schedule_at, queue_put.schedule_in, v_now);
             v_expected_at := coalesce(
                 _queue_time('expected', queue_put.expected_at, queue_put.expected_in, v_now), 'infinity'
