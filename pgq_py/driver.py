@@ -48,7 +48,8 @@ class Statement(bytes):
     """The text of a statement that knows the types of its parameters."""
 
     types: tuple[int, ...]
-    formats: tuple[int, ...]
+    # A list, which psycopg 3.2 insists on.
+    formats: list[int]
     dumps: tuple[Callable[[Any, str], bytes], ...]
 
     def __new__(cls, text: str, kinds: Sequence[str]) -> Statement:
@@ -56,7 +57,7 @@ class Statement(bytes):
         self = super().__new__(cls, text.encode())
         found = [KINDS[kind] for kind in kinds]
         self.types = tuple(kind.oid for kind in found)
-        self.formats = tuple(kind.format for kind in found)
+        self.formats = [kind.format for kind in found]
         self.dumps = tuple(kind.dump for kind in found)
         return self
 
@@ -142,6 +143,8 @@ class Execution:
         yield from pipeline._fetch_gen(flush=True)
 
     def _take(self, *results: PGresult) -> None:
+        if not results:
+            raise errors.InternalError("got no result from the query")
         for result in results:
             if result.status not in _GOOD:
                 raise _error_of(result, self._conn)
