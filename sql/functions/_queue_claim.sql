@@ -38,13 +38,14 @@ begin
         limit _queue_claim.count
         for update skip locked
     ) c;
-    if pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass) - v_pages > 8 then
-        v_cost := extract(epoch from clock_timestamp() - v_begin);
+    v_cost := extract(epoch from clock_timestamp() - v_begin);
+    -- What goes around the dead rows costs as much as 0.1 ms among them.
+    if v_cost > 0.0002 and pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass) - v_pages > 32 then
         v_name := set_config(
             v_name,
             concat_ws(
                 ' ',
-                extract(epoch from v_begin) + v_cost + least(20 * v_cost, 30),
+                extract(epoch from v_begin) + v_cost + least(greatest(20 * v_cost, 0.1), 30),
                 v_cost,
                 -- Nothing there: what is put from now on has a higher id.
                 coalesce(v_found.rank, 0),
@@ -67,6 +68,6 @@ end
 $$;
 
 comment on function _queue_claim is
-    'Private: lock the first COUNT ready jobs and give their ids in order. Where the dead rows of jobs that were taken lie before them (vacuum has not come by, or an old snapshot keeps them), the session remembers where the head was, and looks again from the very start after 20 times what that took, 30 s at most. For so long it passes over a job that comes back before the head, with the head''s own priority and expected_at. PROMOTED are ids that the caller has just made ready, in their order.';
+    'Private: lock the first COUNT ready jobs and give their ids in order. Where the dead rows of jobs that were taken lie before them (vacuum has not come by, or an old snapshot keeps them), the session remembers where the head was, and looks again from the very start after 20 times what that took, at least 0.1 s and at most 30. For so long it passes over a job that comes back before the head, with the head''s own priority and expected_at. PROMOTED are ids that the caller has just made ready, in their order.';
 
 revoke all on function _queue_claim from public;

@@ -36,10 +36,10 @@ begin
         limit 1
     );
     v_pages := pg_stat_get_xact_blocks_fetched('queue_job_waiting_idx'::regclass) - v_pages;
-    if v_pages > 8 then
+    if v_pages > 32 then
         if v_from = '-infinity' then
             v_until := extract(epoch from v_begin)
-                + least(20 * extract(epoch from clock_timestamp() - v_begin), 30);
+                + least(greatest(20 * extract(epoch from clock_timestamp() - v_begin), 0.1), 30);
         end if;
         perform set_config(
             v_name, concat_ws(' ', v_until, extract(epoch from coalesce(v_due, _queue_due.now))), false
@@ -52,6 +52,6 @@ end
 $$;
 
 comment on function _queue_due is
-    'Private: when the first of the jobs that have come due did so, null if none has. As in _queue_claim the session remembers where dead rows end, and looks again from the very start after 20 times what that took, 30 s at most.';
+    'Private: when the first of the jobs that have come due did so, null if none has. As in _queue_claim the session remembers where dead rows end, and looks again from the very start after 20 times what that took, at least 0.1 s and at most 30.';
 
 revoke all on function _queue_due from public;

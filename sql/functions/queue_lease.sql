@@ -78,7 +78,7 @@ begin
                 from queue_job j
                 where j.queue = queue_lease.queue and j.ready_at is not null and j.ready_at <= v_now
             );
-        if clock_timestamp() - v_now > interval '0.5 ms' or random() < 0.01 then
+        if clock_timestamp() - v_now > interval '0.3 ms' then
             perform set_config('pgq_py.has_head', 'maybe', false);
         end if;
     else
