@@ -65,7 +65,7 @@ CALLS = [
 @pytest.mark.parametrize("name", GOOD)
 def test_any_name_works_throughout(database, conn, name):
     other = database.connect()
-    other.execute(sql.SQL("listen {}").format(sql.Identifier(value(conn, "select queue_channel(%s)", name))))
+    assert value(other, "select queue_listen(%s)", name) == value(conn, "select queue_channel(%s)", name)
     id = value(conn, "select queue_put(%s, '1')", name)
     assert [n.payload for n in other.notifies(timeout=10, stop_after=1)] == [""]
     column(conn, "select queue_put_many(%s, array['2']::jsonb[])", name)

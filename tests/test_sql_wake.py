@@ -1,16 +1,15 @@
-"""Pausing, waiting and waking: queue_pause, queue_resume, queue_wait, queue_channel and notifications."""
+"""Pausing, waiting and waking: queue_pause, queue_resume, queue_listen, queue_wait and notifications."""
 
 from datetime import timedelta
 
 import pytest
-from psycopg import sql
 from sql_sessions import column, value
 
 GET = "select data from queue_get('apples', 9)"
 
 
 def listen(conn, queue="apples"):
-    conn.execute(sql.SQL("listen {}").format(sql.Identifier(value(conn, "select queue_channel(%s)", queue))))
+    return value(conn, "select queue_listen(%s)", queue)
 
 
 def woken(conn, timeout=10):
