@@ -1,7 +1,6 @@
 """Names of queues: 1 to 255 bytes, any character; counted in bytes, and never part of a statement."""
 
 import pytest
-from psycopg import sql
 from sql_sessions import column, refused, stored, value
 
 GOOD = [
@@ -44,6 +43,8 @@ CALLS = [
     "queue_wait(%s)",
     "queue_bury(%s, 1, 'unreadable')",
     "queue_channel(%s)",
+    "queue_listen(%s)",
+    "queue_unlisten(%s)",
     "queue_lease(%s)",
     "queue_lease_any(array[%s])",
     "queue_complete(%s, 1, gen_random_uuid())",
