@@ -29,6 +29,8 @@ a.txt
 a.txt
 * How long may a consumer sleep? Until tomorrow, or until it is notified.
 t
+t
+t
 * A paused queue gives nothing.
 t
 0

@@ -82,7 +82,7 @@ def test_in_a_batch(conn):
 def test_a_batch_of_known_keys_wakes_nobody(database, conn):
     conn.execute(PUT)
     two = database.connect()
-    two.execute(f'listen "{value(conn, "select queue_channel($$apples$$)")}"')
+    two.execute("select queue_listen('apples')")
     conn.execute("select queue_put_many('apples', array['1']::jsonb[], dedupe_keys => array['k'])")
     conn.execute(PUT)
     conn.execute("select pg_notify(queue_channel('apples'), 'the end')")

@@ -158,7 +158,7 @@ def test_promotion_wakes_the_takers_that_found_nothing(database, conn):
     one, two = database.connect(autocommit=False), database.connect()
     put(conn, 1, 2, schedule_in="1ms", notify="false")
     conn.execute("select pg_sleep(0.002)")
-    two.execute(f'listen "{value(conn, "select queue_channel($$apples$$)")}"')
+    two.execute("select queue_listen('apples')")
     assert column(one, "select data from queue_get('apples', promote => true)") == [1]
     assert column(two, "select data from queue_get('apples', promote => true)") == []
     one.commit()
@@ -169,7 +169,7 @@ def test_promotion_wakes_the_takers_that_found_nothing(database, conn):
 def test_promotion_of_what_is_taken_wakes_nobody(database, conn):
     two = database.connect()
     put(conn, 1, schedule_in="1ms", notify="false")
-    two.execute(f'listen "{value(conn, "select queue_channel($$apples$$)")}"')
+    two.execute("select queue_listen('apples')")
     conn.execute("select pg_sleep(0.002)")
     assert column(conn, "select data from queue_get('apples', promote => true)") == [1]
     conn.execute("select pg_notify(queue_channel('apples'), 'the end')")

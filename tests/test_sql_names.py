@@ -1,7 +1,6 @@
 """Names of queues: 1 to 255 bytes, any character; counted in bytes, and never part of a statement."""
 
 import pytest
-from psycopg import sql
 from sql_sessions import column, refused, stored, value
 
 GOOD = [
@@ -44,6 +43,8 @@ CALLS = [
     "queue_wait(%s)",
     "queue_bury(%s, 1, 'unreadable')",
     "queue_channel(%s)",
+    "queue_listen(%s)",
+    "queue_unlisten(%s)",
     "queue_lease(%s)",
     "queue_lease_any(array[%s])",
     "queue_complete(%s, 1, gen_random_uuid())",
@@ -65,7 +66,7 @@ CALLS = [
 @pytest.mark.parametrize("name", GOOD)
 def test_any_name_works_throughout(database, conn, name):
     other = database.connect()
-    other.execute(sql.SQL("listen {}").format(sql.Identifier(value(conn, "select queue_channel(%s)", name))))
+    assert value(other, "select queue_listen(%s)", name) == value(conn, "select queue_channel(%s)", name)
     id = value(conn, "select queue_put(%s, '1')", name)
     assert [n.payload for n in other.notifies(timeout=10, stop_after=1)] == [""]
     column(conn, "select queue_put_many(%s, array['2']::jsonb[])", name)

@@ -178,7 +178,9 @@ def test_an_array_that_is_not_json_stores_nothing(conn):
     assert stored(conn) == 0
 
 
-def test_a_put_in_a_prepared_transaction_needs_notify_off(conn):
+def test_a_put_in_a_prepared_transaction_needs_notify_off_where_somebody_sleeps(database, conn):
+    sleeper = database.connect()
+    sleeper.execute("select queue_listen('apples')")
     conn.execute("begin")
     conn.execute("select queue_put('apples', '1')")
     refused(conn, "0A000", "prepare transaction 'p'")

@@ -342,7 +342,7 @@ def test_a_full_queue_wakes_nobody_and_burns_nothing(database, conn):
     create(conn, max_depth=1)
     put(conn)
     listener = database.connect()
-    listener.execute(f'listen "{value(conn, "select queue_channel($$apples$$)")}"')
+    listener.execute("select queue_listen('apples')")
     refused(conn, "QU001", "select queue_put('apples')")
     conn.execute("select pg_notify(queue_channel('apples'), 'the end')")
     assert [n.payload for n in listener.notifies(timeout=10, stop_after=1)] == ["the end"]

@@ -64,7 +64,7 @@ async function lease(work, { leaseFor = "1 minute", heartbeat = 20_000, retryIn 
   return true;
 }
 
-// Works until `signal` says so: LISTEN, look how long to sleep, take; with nothing to take,
+// Works until `signal` says so: queue_listen, look how long to sleep, take; with nothing to take,
 // sleep until a notification or that time, whichever comes first.
 async function consume(work, signal) {
   const listener = await pool.connect();
@@ -77,11 +77,12 @@ async function consume(work, signal) {
   listener.on("notification", onNotification);
   signal.addEventListener("abort", onNotification);
   try {
-    const { rows } = await listener.query("select queue_channel($1) as channel", [QUEUE]);
-    await listener.query(`listen ${pg.escapeIdentifier(rows[0].channel)}`);
+    // On the connection that sleeps: only who listens in this way is notified.
+    await listener.query("select queue_listen($1)", [QUEUE]);
     while (!signal.aborted) {
       notified = false;
-      const { rows } = await pool.query(
+      // On the same connection: it knows of whom it may miss a notification.
+      const { rows } = await listener.query(
         "select extract(epoch from queue_wait($1))::float8 as seconds",
         [QUEUE],
       );
@@ -99,8 +100,8 @@ async function consume(work, signal) {
   } finally {
     signal.removeEventListener("abort", onNotification);
     listener.off("notification", onNotification);
-    await listener.query("unlisten *").catch(() => {});
-    listener.release();
+    const lost = await listener.query("select queue_unlisten($1)", [QUEUE]).catch((error) => error);
+    listener.release(lost instanceof Error);
   }
 }
 

@@ -1167,6 +1167,7 @@ security definer
 set search_path from current
 as $$
 begin
+    -- Called after writing, as queue_wait relies on.
     if not _queue_nobody_sleeps(queue) then
         perform pg_notify(queue_channel(queue), '');
     end if;
@@ -3192,16 +3193,17 @@ set search_path from current
 as $$
 declare
     v_channel text := queue_channel(queue);
-    -- Channels, each with the lock that is held for it, and those that may still miss a notification.
+    -- Channels, each with the lock that is held for it and how often, and those that may still miss a notification.
     v_listening text := coalesce(current_setting('pgq_py.listening', true), '');
-    v_key bigint;
-    v_lock text;
+    v_unsettled text := coalesce(current_setting('pgq_py.unsettled', true), '');
+    v_held text[] := regexp_match(v_listening, v_channel || ':([a-z]+)(\d+)');
+    v_lock text := nullif(v_held[1], 'none');
+    v_count integer := case when v_lock is null then 1 else v_held[2]::integer + 1 end;
 begin
     execute format('listen %I', v_channel);
-    if position(v_channel || ':' in v_listening) > 0 then
-        return v_channel;
-    end if;
-    v_lock := case when regexp_count(v_listening, ':') < 16 then 'one' else 'many' end;
+    -- The lock is taken even if it should be there: the setting comes back with a rollback of queue_unlisten,
+    -- the lock does not.
+    v_lock := coalesce(v_lock, case when regexp_count(v_listening, ':') < 16 then 'one' else 'many' end);
     -- A putter that looks whether we sleep has the lock for some microseconds. One who keeps it
     -- is a stranger, and makes us poll.
     for v_try in 1 .. 20 loop
@@ -3212,15 +3214,14 @@ begin
         end if;
         if v_try = 20 then
             v_lock := 'none';
+            v_count := 0;
         end if;
         perform pg_sleep(0.001);
     end loop;
-    perform set_config('pgq_py.listening', concat_ws(' ', nullif(v_listening, ''), v_channel || ':' || v_lock), false);
-    perform set_config(
-        'pgq_py.unsettled',
-        concat_ws(' ', nullif(current_setting('pgq_py.unsettled', true), ''), v_channel || ':'),
-        false
-    );
+    v_listening := regexp_replace(v_listening, ' ?' || v_channel || ':\w+', '');
+    v_unsettled := regexp_replace(v_unsettled, ' ?' || v_channel || ':\d*', '');
+    perform set_config('pgq_py.listening', format('%s %s:%s%s', v_listening, v_channel, v_lock, v_count), false);
+    perform set_config('pgq_py.unsettled', format('%s %s:', v_unsettled, v_channel), false);
     return v_channel;
 end
 $$;
@@ -3233,7 +3234,8 @@ waiting for a job without a gap goes in this order: `queue_listen` (committed), 
 again `queue_wait`, `queue_get`, and when that returned nothing, sleep until a notification or for
 as long as `queue_wait` said, whichever comes first, but no longer than a few seconds.
 
-The session keeps an advisory lock until `queue_unlisten`, DISCARD ALL or its end.
+The session keeps an advisory lock until `queue_unlisten`, DISCARD ALL or its end. Calling it again while it
+listens does no harm. Locks are not rolled back: call this and `queue_unlisten` in no transaction.
 
 **queue**: name of the queue.
 
@@ -4498,18 +4500,36 @@ as $$
 declare
     v_channel text := queue_channel(queue);
     v_listening text := coalesce(current_setting('pgq_py.listening', true), '');
-    v_lock text := (regexp_match(v_listening, v_channel || ':(\w+)'))[1];
+    v_held text[] := regexp_match(v_listening, v_channel || ':([a-z]+)(\d+)');
+    v_key bigint := _queue_key(queue);
 begin
     execute format('unlisten %I', v_channel);
-    if v_lock = 'one' then
-        perform pg_advisory_unlock_shared(_queue_key(queue));
-    elsif v_lock = 'many' then
-        perform pg_advisory_unlock_shared(_queue_class(), 64);
+    if v_held[1] = 'one' then
+        for v_n in 1 .. v_held[2]::integer loop
+            exit when not pg_advisory_unlock_shared(v_key);
+        end loop;
+    elsif v_held[1] = 'many' then
+        for v_n in 1 .. v_held[2]::integer loop
+            exit when not pg_advisory_unlock_shared(_queue_class(), 64);
+        end loop;
+    else
+        -- A queue_listen that was interrupted or rolled back has left its lock.
+        while exists (
+            select
+            from pg_locks l
+            where l.locktype = 'advisory'
+                and l.pid = pg_backend_pid()
+                and l.mode = 'ShareLock'
+                and (l.classid::bigint << 32 | l.objid::bigint) = v_key
+                and l.objsubid = 1
+        ) loop
+            perform pg_advisory_unlock_shared(v_key);
+        end loop;
     end if;
-    perform set_config('pgq_py.listening', btrim(regexp_replace(v_listening, ' ?' || v_channel || ':\w+', '')), false);
+    perform set_config('pgq_py.listening', regexp_replace(v_listening, ' ?' || v_channel || ':\w+', ''), false);
     perform set_config(
         'pgq_py.unsettled',
-        btrim(replace(coalesce(current_setting('pgq_py.unsettled', true), ''), v_channel || ':', '')),
+        regexp_replace(coalesce(current_setting('pgq_py.unsettled', true), ''), ' ?' || v_channel || ':\d*', ''),
         false
     );
 end
@@ -4656,21 +4676,41 @@ as $$
 declare
     v_now timestamptz := clock_timestamp();
     v_unsettled text := current_setting('pgq_py.unsettled', true);
+    v_before text[];
     v_again timestamptz;
     v_head text[];
 begin
     if octet_length(queue_wait.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_wait.queue);
     end if;
-    -- Who put before this session began to listen, and has not committed, may not notify.
-    if v_unsettled <> '' and position(queue_channel(queue) || ':' in v_unsettled) > 0 then
-        if pg_try_advisory_lock(_queue_class(), (hashtextextended(queue, 0) & 63)::integer)
-            and pg_advisory_unlock(_queue_class(), (hashtextextended(queue, 0) & 63)::integer)
-            and position(queue_channel(queue) || ':none' in current_setting('pgq_py.listening')) = 0
+    -- Who put before this session began to listen, and has not committed, may not notify. None of them is left
+    -- if nobody has the lock; or, where others have it all the time, if all transactions have ended that had a
+    -- number when this session first looked. Those who look for sleepers have one, since they wrote before.
+    if v_unsettled <> '' then
+        v_before := regexp_match(v_unsettled, queue_channel(queue) || ':(\d*)');
+        if v_before is null then
+            null;
+        elsif position(queue_channel(queue) || ':none' in current_setting('pgq_py.listening')) = 0
+            and (
+                pg_try_advisory_lock(_queue_class(), (hashtextextended(queue, 0) & 63)::integer)
+                    and pg_advisory_unlock(_queue_class(), (hashtextextended(queue, 0) & 63)::integer)
+                or pg_snapshot_xmin(pg_current_snapshot()) >= nullif(v_before[1], '')::xid8
+            )
         then
-            perform set_config('pgq_py.unsettled', btrim(replace(v_unsettled, queue_channel(queue) || ':', '')), false);
+            perform set_config(
+                'pgq_py.unsettled',
+                regexp_replace(v_unsettled, ' ?' || queue_channel(queue) || ':\d*', ''),
+                false
+            );
         else
             v_again := v_now + interval '20 ms';
+            if v_before[1] = '' then
+                perform set_config(
+                    'pgq_py.unsettled',
+                    regexp_replace(v_unsettled, queue_channel(queue) || ':', '\&' || pg_current_xact_id()),
+                    false
+                );
+            end if;
         end if;
     end if;
     if exists (select from queue_setting s where s.queue = queue_wait.queue and s.paused) then

@@ -8,6 +8,7 @@ security definer
 set search_path from current
 as $$
 begin
+    -- Called after writing, as queue_wait relies on.
     if not _queue_nobody_sleeps(queue) then
         perform pg_notify(queue_channel(queue), '');
     end if;

@@ -10,18 +10,36 @@ as $$
 declare
     v_channel text := queue_channel(queue);
     v_listening text := coalesce(current_setting('pgq_py.listening', true), '');
-    v_lock text := (regexp_match(v_listening, v_channel || ':(\w+)'))[1];
+    v_held text[] := regexp_match(v_listening, v_channel || ':([a-z]+)(\d+)');
+    v_key bigint := _queue_key(queue);
 begin
     execute format('unlisten %I', v_channel);
-    if v_lock = 'one' then
-        perform pg_advisory_unlock_shared(_queue_key(queue));
-    elsif v_lock = 'many' then
-        perform pg_advisory_unlock_shared(_queue_class(), 64);
+    if v_held[1] = 'one' then
+        for v_n in 1 .. v_held[2]::integer loop
+            exit when not pg_advisory_unlock_shared(v_key);
+        end loop;
+    elsif v_held[1] = 'many' then
+        for v_n in 1 .. v_held[2]::integer loop
+            exit when not pg_advisory_unlock_shared(_queue_class(), 64);
+        end loop;
+    else
+        -- A queue_listen that was interrupted or rolled back has left its lock.
+        while exists (
+            select
+            from pg_locks l
+            where l.locktype = 'advisory'
+                and l.pid = pg_backend_pid()
+                and l.mode = 'ShareLock'
+                and (l.classid::bigint << 32 | l.objid::bigint) = v_key
+                and l.objsubid = 1
+        ) loop
+            perform pg_advisory_unlock_shared(v_key);
+        end loop;
     end if;
-    perform set_config('pgq_py.listening', btrim(regexp_replace(v_listening, ' ?' || v_channel || ':\w+', '')), false);
+    perform set_config('pgq_py.listening', regexp_replace(v_listening, ' ?' || v_channel || ':\w+', ''), false);
     perform set_config(
         'pgq_py.unsettled',
-        btrim(replace(coalesce(current_setting('pgq_py.unsettled', true), ''), v_channel || ':', '')),
+        regexp_replace(coalesce(current_setting('pgq_py.unsettled', true), ''), ' ?' || v_channel || ':\d*', ''),
         false
     );
 end

@@ -14,21 +14,41 @@ as $$
 declare
     v_now timestamptz := clock_timestamp();
     v_unsettled text := current_setting('pgq_py.unsettled', true);
+    v_before text[];
     v_again timestamptz;
     v_head text[];
 begin
     if octet_length(queue_wait.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_wait.queue);
     end if;
-    -- Who put before this session began to listen, and has not committed, may not notify.
-    if v_unsettled <> '' and position(queue_channel(queue) || ':' in v_unsettled) > 0 then
-        if pg_try_advisory_lock(_queue_class(), (hashtextextended(queue, 0) & 63)::integer)
-            and pg_advisory_unlock(_queue_class(), (hashtextextended(queue, 0) & 63)::integer)
-            and position(queue_channel(queue) || ':none' in current_setting('pgq_py.listening')) = 0
+    -- Who put before this session began to listen, and has not committed, may not notify. None of them is left
+    -- if nobody has the lock; or, where others have it all the time, if all transactions have ended that had a
+    -- number when this session first looked. Those who look for sleepers have one, since they wrote before.
+    if v_unsettled <> '' then
+        v_before := regexp_match(v_unsettled, queue_channel(queue) || ':(\d*)');
+        if v_before is null then
+            null;
+        elsif position(queue_channel(queue) || ':none' in current_setting('pgq_py.listening')) = 0
+            and (
+                pg_try_advisory_lock(_queue_class(), (hashtextextended(queue, 0) & 63)::integer)
+                    and pg_advisory_unlock(_queue_class(), (hashtextextended(queue, 0) & 63)::integer)
+                or pg_snapshot_xmin(pg_current_snapshot()) >= nullif(v_before[1], '')::xid8
+            )
         then
-            perform set_config('pgq_py.unsettled', btrim(replace(v_unsettled, queue_channel(queue) || ':', '')), false);
+            perform set_config(
+                'pgq_py.unsettled',
+                regexp_replace(v_unsettled, ' ?' || queue_channel(queue) || ':\d*', ''),
+                false
+            );
         else
             v_again := v_now + interval '20 ms';
+            if v_before[1] = '' then
+                perform set_config(
+                    'pgq_py.unsettled',
+                    regexp_replace(v_unsettled, queue_channel(queue) || ':', '\&' || pg_current_xact_id()),
+                    false
+                );
+            end if;
         end if;
     end if;
     if exists (select from queue_setting s where s.queue = queue_wait.queue and s.paused) then
