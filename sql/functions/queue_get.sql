@@ -68,9 +68,12 @@ begin
                 from queue_job j
                 where j.queue = queue_get.queue and j.ready_at is not null and j.ready_at <= v_now
             );
-        -- Pages beyond the way down the tree are those of dead rows.
-        if pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass) - v_pages > 8 then
-            perform set_config('pgq_py.has_head', 'maybe', false);
+        -- Pages beyond the way down the tree, and what the jobs lie in, are those of dead rows. For longer
+        -- than any head is remembered the session's calls, on all its queues, look for one.
+        if pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass) - v_pages
+            > 8 + coalesce(cardinality(v_ids), 0) / 4
+        then
+            perform set_config('pgq_py.has_head', (extract(epoch from v_now) + 31)::text, false);
         end if;
     else
         v_ids := _queue_follow(queue_get.queue, v_now, queue_get.count);

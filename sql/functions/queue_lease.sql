@@ -79,8 +79,10 @@ begin
             from queue_job j
             where j.queue = queue_lease.queue and j.ready_at is not null and j.ready_at <= v_now
         );
-        if pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass) - v_pages > 8 then
-            perform set_config('pgq_py.has_head', 'maybe', false);
+        if pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass) - v_pages
+            > 8 + coalesce(cardinality(v_ids), 0) / 4
+        then
+            perform set_config('pgq_py.has_head', (extract(epoch from v_now) + 31)::text, false);
         end if;
     else
         v_ids := _queue_follow(queue_lease.queue, v_now, queue_lease.count);
