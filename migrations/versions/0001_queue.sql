@@ -316,7 +316,7 @@ begin
     v_cost := extract(epoch from clock_timestamp() - v_begin);
     -- Less than that is cheaper to walk over than to go around. The pages tell dead rows from
     -- a moment in which the server was busy with others.
-    if v_cost > 0.0002
+    if v_cost > 0.0001
         and pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass) - v_pages
             > 32 + coalesce(cardinality(v_found.ids), 0) / 4
     then
