@@ -356,11 +356,12 @@ def test_a_queue_unlisten_that_was_rolled_back_does_not_keep_the_next_queue_list
 
 def test_a_queue_listen_that_was_rolled_back_is_undone_by_queue_unlisten(database, conn):
     sleeper = database.connect()
+    queues = [f"queue {n}" for n in range(40)]
     sleeper.execute("begin")
-    listen(sleeper)
+    sleeper.execute("select queue_listen(name) from unnest(%s::text[]) name", [queues])
     sleeper.execute("rollback")
-    assert locks_of(conn, sleeper) == 1
-    sleeper.execute("select queue_unlisten('apples')")
+    assert locks_of(conn, sleeper) == 17
+    sleeper.execute("select queue_unlisten(name) from unnest(%s::text[]) name", [queues])
     assert locks_of(conn, sleeper) == 0
 
 

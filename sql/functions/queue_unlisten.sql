@@ -12,6 +12,7 @@ declare
     v_listening text := coalesce(current_setting('pgq_py.listening', true), '');
     v_held text[] := regexp_match(v_listening, v_channel || ':([a-z]+)(\d+)');
     v_key bigint := _queue_key(queue);
+    v_kind integer;
 begin
     execute format('unlisten %I', v_channel);
     if v_held[1] = 'one' then
@@ -24,16 +25,24 @@ begin
         end loop;
     else
         -- A queue_listen that was interrupted or rolled back has left its lock.
-        while exists (
-            select
+        loop
+            select l.objsubid
+            into v_kind
             from pg_locks l
             where l.locktype = 'advisory'
                 and l.pid = pg_backend_pid()
                 and l.mode = 'ShareLock'
-                and (l.classid::bigint << 32 | l.objid::bigint) = v_key
-                and l.objsubid = 1
-        ) loop
-            perform pg_advisory_unlock_shared(v_key);
+                and (l.classid::bigint << 32 | l.objid::bigint, l.objsubid) in (
+                    (v_key, 1), (_queue_class()::bigint << 32 | 64, 2)
+                )
+                and (l.objsubid = 1 or position(':many' in v_listening) = 0)
+            limit 1;
+            exit when not found;
+            if v_kind = 1 then
+                perform pg_advisory_unlock_shared(v_key);
+            else
+                perform pg_advisory_unlock_shared(_queue_class(), 64);
+            end if;
         end loop;
     end if;
     perform set_config('pgq_py.listening', regexp_replace(v_listening, ' ?' || v_channel || ':\w+', ''), false);
