@@ -275,18 +275,39 @@ set jit = off
 as $$
 declare
     v_begin timestamptz := clock_timestamp();
-    v_name text := 'pgq_py.head_' || to_hex(hashtextextended(queue, 0));
+    -- The same queue of another installation in this database has another name.
+    v_name text := 'pgq_py.head_' || to_hex(hashtextextended(queue, 'queue_job'::regclass::oid::bigint));
     -- What the session remembers: until when, what the look from the start took, where the head
     -- was, and whether what ranks before it is looked for.
     v_head text[] := string_to_array(current_setting(v_name, true), ' ');
+    v_until float8 := v_head[1];
     v_cost float8 := v_head[2];
     v_last bigint := pg_sequence_last_value('queue_job_id_seq'::regclass);
     v_pages bigint := pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass);
+    v_ids bigint[];
     v_found record;
 begin
+<<<<<<< HEAD
     -- The head is far away, and what was promoted lies before it.
     if promoted[1] is not null and v_cost > 0.001 and extract(epoch from v_begin) < v_head[1]::float8 then
         return promoted[:_queue_claim.count];
+=======
+    -- The head is far away, and something has come due: the best of both.
+    if v_cost > 0.001 and extract(epoch from v_begin) between v_until - 31 and v_until then
+        v_ids := promoted || _queue_follow(queue, null, count);
+        return array(
+            select u.id
+            from (select distinct unnest(v_ids) as id) u
+            cross join lateral (
+                select j.rank, j.expected_at
+                from queue_job j
+                where j.queue = _queue_claim.queue and j.id = u.id
+                limit 1
+            ) j
+            order by j.rank, j.expected_at, u.id
+            limit _queue_claim.count
+        );
+>>>>>>> fc78346 (Claims: the flag lasts as long as any head, promoted jobs keep their place, completing many is one statement)
     end if;
     select array_agg(c.id) as ids, (array_agg(c.rank))[1] as rank, (array_agg(c.expected_at))[1] as expected_at
     into v_found
@@ -298,27 +319,39 @@ begin
         limit _queue_claim.count
         for update skip locked
     ) c;
-    if pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass) - v_pages > 8 then
-        v_cost := extract(epoch from clock_timestamp() - v_begin);
+<<<<<<< HEAD
+    v_cost := extract(epoch from clock_timestamp() - v_begin);
+    -- What goes around the dead rows costs as much as 0.1 ms among them.
+    if v_cost > 0.0002 and pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass) - v_pages > 32 then
         v_name := set_config(
+=======
+    if pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass) - v_pages
+        > 8 + coalesce(cardinality(v_found.ids), 0) / 4
+    then
+        v_cost := extract(epoch from clock_timestamp() - v_begin);
+        perform set_config(
+>>>>>>> fc78346 (Claims: the flag lasts as long as any head, promoted jobs keep their place, completing many is one statement)
             v_name,
             concat_ws(
                 ' ',
-                extract(epoch from v_begin) + v_cost + least(20 * v_cost, 30),
+                extract(epoch from v_begin) + v_cost + least(greatest(20 * v_cost, 0.1), 30),
                 v_cost,
                 -- Nothing there: what is put from now on has a higher id.
                 coalesce(v_found.rank, 0),
-                extract(epoch from coalesce(v_found.expected_at, 'infinity')),
-                coalesce(v_found.ids[1], v_last),
+                -- As text without spaces that any DateStyle reads.
+                to_jsonb(coalesce(v_found.expected_at, 'infinity')) #>> '{}',
+                coalesce(v_found.ids[1], v_last, 0),
                 't'
             ),
             false
         );
+        perform set_config('pgq_py.has_head', (extract(epoch from v_begin) + 31)::text, false);
     else
         if v_head <> '{}' then
             perform set_config(v_name, '', false);
         end if;
-        if coalesce(current_setting(replace(v_name, 'head', 'due'), true), '') = '' then
+        -- Nor has any other queue of the session had one for so long.
+        if nullif(current_setting('pgq_py.has_head', true), '')::float8 < extract(epoch from v_begin) then
             perform set_config('pgq_py.has_head', '', false);
         end if;
     end if;
@@ -327,7 +360,11 @@ end
 $$;
 
 comment on function _queue_claim is
-    'Private: lock the first COUNT ready jobs and give their ids in order. Where the dead rows of jobs that were taken lie before them (vacuum has not come by, or an old snapshot keeps them), the session remembers where the head was, and looks again from the very start after 20 times what that took, 30 s at most. For so long it passes over a job that comes back before the head, with the head''s own priority and expected_at. PROMOTED are ids that the caller has just made ready, in their order.';
+<<<<<<< HEAD
+    'Private: lock the first COUNT ready jobs and give their ids in order. Where the dead rows of jobs that were taken lie before them (vacuum has not come by, or an old snapshot keeps them), the session remembers where the head was, and looks again from the very start after 20 times what that took, at least 0.1 s and at most 30. For so long it passes over a job that comes back before the head, with the head''s own priority and expected_at. PROMOTED are ids that the caller has just made ready, in their order.';
+=======
+    'Private: lock the first COUNT ready jobs and give their ids in order. Where the dead rows of jobs that were taken lie before them (vacuum has not come by, or an old snapshot keeps them), the session remembers where the head was, and looks again from the very start after 20 times what that took, 30 s at most. For so long it passes over a job that comes back before the head, with the head''s own priority and expected_at. PROMOTED are ids that the caller has just made ready.';
+>>>>>>> fc78346 (Claims: the flag lasts as long as any head, promoted jobs keep their place, completing many is one statement)
 
 revoke all on function _queue_claim from public;
 
@@ -412,15 +449,15 @@ as $$
 declare
     v_begin timestamptz := clock_timestamp();
     -- What the session remembers: until when, and before which time nothing is left that is due.
-    v_name text := 'pgq_py.due_' || to_hex(hashtextextended(queue, 0));
+    v_name text := 'pgq_py.due_' || to_hex(hashtextextended(queue, 'queue_job'::regclass::oid::bigint));
     v_mark text[] := string_to_array(current_setting(v_name, true), ' ');
     v_until float8 := v_mark[1];
     v_from timestamptz := '-infinity';
     v_due timestamptz;
     v_pages bigint := pg_stat_get_xact_blocks_fetched('queue_job_waiting_idx'::regclass);
 begin
-    if extract(epoch from v_begin) < v_until then
-        v_from := to_timestamp(v_mark[2]::float8);
+    if extract(epoch from v_begin) between v_until - 31 and v_until then
+        v_from := v_mark[2];
     end if;
     v_due := (
         select j.ready_at
@@ -433,14 +470,16 @@ begin
         limit 1
     );
     v_pages := pg_stat_get_xact_blocks_fetched('queue_job_waiting_idx'::regclass) - v_pages;
-    if v_pages > 8 then
+    if v_pages > 32 then
         if v_from = '-infinity' then
             v_until := extract(epoch from v_begin)
-                + least(20 * extract(epoch from clock_timestamp() - v_begin), 30);
+                + least(greatest(20 * extract(epoch from clock_timestamp() - v_begin), 0.1), 30);
         end if;
         perform set_config(
-            v_name, concat_ws(' ', v_until, extract(epoch from coalesce(v_due, _queue_due.now))), false
+            v_name, concat_ws(' ', v_until, to_jsonb(coalesce(v_due, _queue_due.now)) #>> '{}'), false
         );
+        -- As in queue_get.
+        perform set_config('pgq_py.has_head', (extract(epoch from v_begin) + 31)::text, false);
     elsif v_from = '-infinity' and v_until is not null then
         perform set_config(v_name, '', false);
     end if;
@@ -449,7 +488,7 @@ end
 $$;
 
 comment on function _queue_due is
-    'Private: when the first of the jobs that have come due did so, null if none has. As in _queue_claim the session remembers where dead rows end, and looks again from the very start after 20 times what that took, 30 s at most.';
+    'Private: when the first of the jobs that have come due did so, null if none has. As in _queue_claim the session remembers where dead rows end, and looks again from the very start after 20 times what that took, at least 0.1 s and at most 30.';
 
 revoke all on function _queue_due from public;
 
@@ -681,16 +720,21 @@ set enable_sort = off
 set jit = off
 as $$
 declare
-    v_name text := 'pgq_py.head_' || to_hex(hashtextextended(queue, 0));
+    v_name text := 'pgq_py.head_' || to_hex(hashtextextended(queue, 'queue_job'::regclass::oid::bigint));
     -- As _queue_claim and _queue_due have set them.
     v_head text[] := string_to_array(current_setting(v_name, true), ' ');
     v_due text[] := string_to_array(current_setting(replace(v_name, 'head', 'due'), true), ' ');
+    v_until float8 := v_head[1];
     v_is_far boolean := v_head[2]::float8 > 0.001;
     v_before integer := 0;
     v_pages bigint;
+    v_waiting_pages bigint;
     v_ids bigint[] := '{}';
 begin
-    if (extract(epoch from now) < v_head[1]::float8) is not true or extract(epoch from now) >= v_due[1]::float8 then
+    -- A clock that was put back must not make it last.
+    if (extract(epoch from now) between v_until - 31 and v_until) is not true and now is not null
+        or extract(epoch from now) >= v_due[1]::float8
+    then
         return null;
     end if;
     -- A head that is far away is used for long. What ranks before it shall not wait, unless there
@@ -701,23 +745,25 @@ begin
             select j.id
             from queue_job j
             where j.queue = _queue_follow.queue and j.ready_at is null
-                and (j.rank, j.expected_at) < (v_head[3]::integer, to_timestamp(v_head[4]::float8))
+                and (j.rank, j.expected_at) < (v_head[3]::integer, v_head[4]::timestamptz)
             order by j.rank, j.expected_at, j.id
             limit _queue_follow.count
             for update skip locked
         );
         v_before := cardinality(v_ids);
-        if pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass) - v_pages > 8 then
-            perform set_config(v_name, array_to_string(v_head[:5] || 'f'::text, ' '), false);
+        if pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass) - v_pages > 8 + v_before / 4 then
+            v_head[6] := 'f';
+            perform set_config(v_name, array_to_string(v_head, ' '), false);
         end if;
     end if;
     v_pages := pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass);
+    v_waiting_pages := pg_stat_get_xact_blocks_fetched('queue_job_waiting_idx'::regclass);
     select v_ids || array(
         select j.id
         from queue_job j
         where j.queue = _queue_follow.queue and j.ready_at is null
             and (j.rank, j.expected_at, j.id)
-                >= (v_head[3]::integer, to_timestamp(v_head[4]::float8), v_head[5]::bigint)
+                >= (v_head[3]::integer, v_head[4]::timestamptz, v_head[5]::bigint)
         order by j.rank, j.expected_at, j.id
         limit _queue_follow.count - v_before
         for update skip locked
@@ -728,22 +774,33 @@ begin
             select
             from queue_job j
             where j.queue = _queue_follow.queue and j.ready_at is not null
-                and j.ready_at >= coalesce(to_timestamp(v_due[2]::float8), '-infinity')
+                and j.ready_at >= coalesce(v_due[2]::timestamptz, '-infinity')
                 and j.ready_at <= _queue_follow.now
         );
+    if v_ids is null then
+        return null;
+    end if;
     if pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass) - v_pages > 5
         and cardinality(v_ids) > v_before
     then
         -- On to the first of those: the next need not walk again over what lay before it.
-        v_name := set_config(
+        perform set_config(
             v_name,
             (
                 select concat_ws(
-                    ' ', v_head[1], v_head[2], j.rank, extract(epoch from j.expected_at), j.id, v_head[6]
+                    ' ', v_head[1], v_head[2], j.rank, to_jsonb(j.expected_at) #>> '{}', j.id, v_head[6]
                 )
                 from queue_job j
                 where j.queue = _queue_follow.queue and j.id = v_ids[v_before + 1]
             ),
+            false
+        );
+    end if;
+    if pg_stat_get_xact_blocks_fetched('queue_job_waiting_idx'::regclass) - v_waiting_pages > 8 then
+        -- Nor over the jobs that came due, or were leased, and are gone.
+        perform set_config(
+            replace(v_name, 'head', 'due'),
+            concat_ws(' ', coalesce(v_due[1], v_head[1]), to_jsonb(_queue_follow.now) #>> '{}'),
             false
         );
     end if;
@@ -756,7 +813,7 @@ end
 $$;
 
 comment on function _queue_follow is
-    'Private: lock the first COUNT ready jobs from where the session remembers the head to be, and give their ids in order. Null where nothing is remembered, something has come due or the queue is paused.';
+    'Private: lock the first COUNT ready jobs from where the session remembers the head to be, and give their ids in order. Null where nothing is remembered, something has come due by NOW or the queue is paused. NOW is null for a caller who knows that the head is remembered, and has dealt with what is due.';
 
 revoke all on function _queue_follow from public;
 
@@ -1462,14 +1519,23 @@ language plpgsql
 volatile
 security definer
 set search_path from current
+-- As in queue_get.
+set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
+-- In the order of the ids, and not of the pages: two calls that share jobs wait for each other,
+-- and don't lock each other out.
+set enable_bitmapscan = off
+set jit = off
 as $$
 #variable_conflict use_column
 declare
-    v_done boolean[];
+    v_now timestamptz := clock_timestamp();
+    -- Job and receipt, as keys of an object, where they are found by halving.
+    v_given jsonb;
+    v_gone jsonb;
+    v_done text[] := '{}';
     v_job record;
     v_rows integer;
-    v_now timestamptz := clock_timestamp();
 begin
     if octet_length(queue_complete_many.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_complete_many.queue);
@@ -1477,30 +1543,55 @@ begin
     if cardinality(ids) <> cardinality(receipts) is not false then
         perform _queue_refuse_sizes('receipts', cardinality(receipts), cardinality(ids));
     end if;
-    v_done := array_fill(false, array[cardinality(ids)]);
-    -- In the order of the ids: two calls that share jobs wait for each other, and don't lock
-    -- each other out.
-    for v_job in
-        select u.id, u.receipt, u.n
-        from unnest(ids, receipts) with ordinality as u (id, receipt, n)
-        order by u.id
-    loop
-        delete from queue_job j
-        where j.queue = queue_complete_many.queue
-            and j.id = v_job.id
-            and j.receipt = v_job.receipt
-            and j.lease_until > v_now;
-        v_done[v_job.n] := found;
-    end loop;
-    v_rows := cardinality(array_positions(v_done, true));
+    if current_setting('server_version_num')::integer >= 170000 then
+        v_given := (
+            select jsonb_object_agg(concat_ws(' ', u.id, u.receipt), null)
+            from unnest(ids, receipts) as u (id, receipt)
+        );
+        with gone as (
+            delete from queue_job j
+            where j.queue = queue_complete_many.queue
+                and j.id = any (queue_complete_many.ids)
+                and j.lease_until > v_now
+                and v_given ? (j.id || ' ' || j.receipt)
+            returning j.id || ' ' || j.receipt as done
+        )
+        select coalesce(array_agg(g.done), '{}')
+        into v_done
+        from gone g;
+    else
+        -- One by one, as in queue_get.
+        for v_job in
+            select u.id, u.receipt
+            from unnest(ids, receipts) as u (id, receipt)
+            order by u.id
+        loop
+            delete from queue_job j
+            where j.queue = queue_complete_many.queue
+                and j.id = v_job.id
+                and j.receipt = v_job.receipt
+                and j.lease_until > v_now;
+            if found then
+                v_done := v_done || concat_ws(' ', v_job.id, v_job.receipt);
+            end if;
+        end loop;
+    end if;
+    v_rows := cardinality(v_done);
     if v_rows > 0 then
         insert into queue_tally (queue, taken, completed) values (queue_complete_many.queue, v_rows, v_rows);
         if random() < 0.005 then
             perform _queue_fold(queue_complete_many.queue);
         end if;
     end if;
+    v_gone := (select jsonb_object_agg(d.done, null) from unnest(v_done) as d (done));
     return query
-    select u.id, u.done from unnest(ids, v_done) with ordinality as u (id, done, n) order by u.n;
+    select
+        u.id,
+        coalesce(v_gone ? concat_ws(' ', u.id, u.receipt), false)
+            -- Of what is there twice the first is done.
+            and row_number() over (partition by u.id, u.receipt order by u.n) = 1
+    from unnest(ids, receipts) with ordinality as u (id, receipt, n)
+    order by u.n;
 end
 $$;
 
@@ -2099,8 +2190,8 @@ begin
                 from queue_job j
                 where j.queue = queue_get.queue and j.ready_at is not null and j.ready_at <= v_now
             );
-        -- Slow, or every now and then: next time see whether dead rows lie before the head.
-        if clock_timestamp() - v_now > interval '0.5 ms' or random() < 0.01 then
+        -- Next time see whether dead rows lie before the head, and go around them.
+        if clock_timestamp() - v_now > interval '0.3 ms' then
             perform set_config('pgq_py.has_head', 'maybe', false);
         end if;
     else
@@ -2852,7 +2943,7 @@ begin
                 from queue_job j
                 where j.queue = queue_lease.queue and j.ready_at is not null and j.ready_at <= v_now
             );
-        if clock_timestamp() - v_now > interval '0.5 ms' or random() < 0.01 then
+        if clock_timestamp() - v_now > interval '0.3 ms' then
             perform set_config('pgq_py.has_head', 'maybe', false);
         end if;
     else
@@ -4657,7 +4748,9 @@ declare
     v_now timestamptz := clock_timestamp();
     v_unsettled text := current_setting('pgq_py.unsettled', true);
     v_again timestamptz;
+    v_name text;
     v_head text[];
+    v_due text[];
 begin
     if octet_length(queue_wait.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_wait.queue);
@@ -4676,13 +4769,17 @@ begin
     if exists (select from queue_setting s where s.queue = queue_wait.queue and s.paused) then
         return v_again - v_now;
     end if;
-    -- The session passes over some jobs until then: see _queue_claim.
+    -- The session passes over some jobs until then: see _queue_claim and _queue_due.
     if current_setting('pgq_py.has_head', true) <> '' then
-        v_head := string_to_array(
-            current_setting('pgq_py.head_' || to_hex(hashtextextended(queue, 0)), true), ' '
-        );
-        if v_head[2]::float8 > 0.001 and to_timestamp(v_head[1]::float8) > v_now then
+        v_name := 'pgq_py.head_' || to_hex(hashtextextended(queue, 'queue_job'::regclass::oid::bigint));
+        v_head := string_to_array(current_setting(v_name, true), ' ');
+        v_due := string_to_array(current_setting(replace(v_name, 'head', 'due'), true), ' ');
+        if v_head[2]::float8 > 0.001 and to_timestamp(v_head[1]::float8) between v_now and v_now + interval '31 s' then
             v_again := least(v_again, to_timestamp(v_head[1]::float8));
+        end if;
+        if to_timestamp(v_due[1]::float8) between v_now and v_now + interval '31 s' then
+            -- That may be in a millisecond, and so on for ever.
+            v_again := least(v_again, greatest(to_timestamp(v_due[1]::float8), v_now + interval '100 ms'));
         end if;
     end if;
     return least(

@@ -15,18 +15,39 @@ set jit = off
 as $$
 declare
     v_begin timestamptz := clock_timestamp();
-    v_name text := 'pgq_py.head_' || to_hex(hashtextextended(queue, 0));
+    -- The same queue of another installation in this database has another name.
+    v_name text := 'pgq_py.head_' || to_hex(hashtextextended(queue, 'queue_job'::regclass::oid::bigint));
     -- What the session remembers: until when, what the look from the start took, where the head
     -- was, and whether what ranks before it is looked for.
     v_head text[] := string_to_array(current_setting(v_name, true), ' ');
+    v_until float8 := v_head[1];
     v_cost float8 := v_head[2];
     v_last bigint := pg_sequence_last_value('queue_job_id_seq'::regclass);
     v_pages bigint := pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass);
+    v_ids bigint[];
     v_found record;
 begin
+<<<<<<< HEAD
     -- The head is far away, and what was promoted lies before it.
     if promoted[1] is not null and v_cost > 0.001 and extract(epoch from v_begin) < v_head[1]::float8 then
         return promoted[:_queue_claim.count];
+=======
+    -- The head is far away, and something has come due: the best of both.
+    if v_cost > 0.001 and extract(epoch from v_begin) between v_until - 31 and v_until then
+        v_ids := promoted || _queue_follow(queue, null, count);
+        return array(
+            select u.id
+            from (select distinct unnest(v_ids) as id) u
+            cross join lateral (
+                select j.rank, j.expected_at
+                from queue_job j
+                where j.queue = _queue_claim.queue and j.id = u.id
+                limit 1
+            ) j
+            order by j.rank, j.expected_at, u.id
+            limit _queue_claim.count
+        );
+>>>>>>> fc78346 (Claims: the flag lasts as long as any head, promoted jobs keep their place, completing many is one statement)
     end if;
     select array_agg(c.id) as ids, (array_agg(c.rank))[1] as rank, (array_agg(c.expected_at))[1] as expected_at
     into v_found
@@ -38,10 +59,18 @@ begin
         limit _queue_claim.count
         for update skip locked
     ) c;
+<<<<<<< HEAD
     v_cost := extract(epoch from clock_timestamp() - v_begin);
     -- What goes around the dead rows costs as much as 0.1 ms among them.
     if v_cost > 0.0002 and pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass) - v_pages > 32 then
         v_name := set_config(
+=======
+    if pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass) - v_pages
+        > 8 + coalesce(cardinality(v_found.ids), 0) / 4
+    then
+        v_cost := extract(epoch from clock_timestamp() - v_begin);
+        perform set_config(
+>>>>>>> fc78346 (Claims: the flag lasts as long as any head, promoted jobs keep their place, completing many is one statement)
             v_name,
             concat_ws(
                 ' ',
@@ -49,17 +78,20 @@ begin
                 v_cost,
                 -- Nothing there: what is put from now on has a higher id.
                 coalesce(v_found.rank, 0),
-                extract(epoch from coalesce(v_found.expected_at, 'infinity')),
-                coalesce(v_found.ids[1], v_last),
+                -- As text without spaces that any DateStyle reads.
+                to_jsonb(coalesce(v_found.expected_at, 'infinity')) #>> '{}',
+                coalesce(v_found.ids[1], v_last, 0),
                 't'
             ),
             false
         );
+        perform set_config('pgq_py.has_head', (extract(epoch from v_begin) + 31)::text, false);
     else
         if v_head <> '{}' then
             perform set_config(v_name, '', false);
         end if;
-        if coalesce(current_setting(replace(v_name, 'head', 'due'), true), '') = '' then
+        -- Nor has any other queue of the session had one for so long.
+        if nullif(current_setting('pgq_py.has_head', true), '')::float8 < extract(epoch from v_begin) then
             perform set_config('pgq_py.has_head', '', false);
         end if;
     end if;
@@ -68,6 +100,10 @@ end
 $$;
 
 comment on function _queue_claim is
+<<<<<<< HEAD
     'Private: lock the first COUNT ready jobs and give their ids in order. Where the dead rows of jobs that were taken lie before them (vacuum has not come by, or an old snapshot keeps them), the session remembers where the head was, and looks again from the very start after 20 times what that took, at least 0.1 s and at most 30. For so long it passes over a job that comes back before the head, with the head''s own priority and expected_at. PROMOTED are ids that the caller has just made ready, in their order.';
+=======
+    'Private: lock the first COUNT ready jobs and give their ids in order. Where the dead rows of jobs that were taken lie before them (vacuum has not come by, or an old snapshot keeps them), the session remembers where the head was, and looks again from the very start after 20 times what that took, 30 s at most. For so long it passes over a job that comes back before the head, with the head''s own priority and expected_at. PROMOTED are ids that the caller has just made ready.';
+>>>>>>> fc78346 (Claims: the flag lasts as long as any head, promoted jobs keep their place, completing many is one statement)
 
 revoke all on function _queue_claim from public;

@@ -15,15 +15,15 @@ as $$
 declare
     v_begin timestamptz := clock_timestamp();
     -- What the session remembers: until when, and before which time nothing is left that is due.
-    v_name text := 'pgq_py.due_' || to_hex(hashtextextended(queue, 0));
+    v_name text := 'pgq_py.due_' || to_hex(hashtextextended(queue, 'queue_job'::regclass::oid::bigint));
     v_mark text[] := string_to_array(current_setting(v_name, true), ' ');
     v_until float8 := v_mark[1];
     v_from timestamptz := '-infinity';
     v_due timestamptz;
     v_pages bigint := pg_stat_get_xact_blocks_fetched('queue_job_waiting_idx'::regclass);
 begin
-    if extract(epoch from v_begin) < v_until then
-        v_from := to_timestamp(v_mark[2]::float8);
+    if extract(epoch from v_begin) between v_until - 31 and v_until then
+        v_from := v_mark[2];
     end if;
     v_due := (
         select j.ready_at
@@ -42,8 +42,10 @@ begin
                 + least(greatest(20 * extract(epoch from clock_timestamp() - v_begin), 0.1), 30);
         end if;
         perform set_config(
-            v_name, concat_ws(' ', v_until, extract(epoch from coalesce(v_due, _queue_due.now))), false
+            v_name, concat_ws(' ', v_until, to_jsonb(coalesce(v_due, _queue_due.now)) #>> '{}'), false
         );
+        -- As in queue_get.
+        perform set_config('pgq_py.has_head', (extract(epoch from v_begin) + 31)::text, false);
     elsif v_from = '-infinity' and v_until is not null then
         perform set_config(v_name, '', false);
     end if;

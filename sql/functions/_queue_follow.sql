@@ -14,16 +14,21 @@ set enable_sort = off
 set jit = off
 as $$
 declare
-    v_name text := 'pgq_py.head_' || to_hex(hashtextextended(queue, 0));
+    v_name text := 'pgq_py.head_' || to_hex(hashtextextended(queue, 'queue_job'::regclass::oid::bigint));
     -- As _queue_claim and _queue_due have set them.
     v_head text[] := string_to_array(current_setting(v_name, true), ' ');
     v_due text[] := string_to_array(current_setting(replace(v_name, 'head', 'due'), true), ' ');
+    v_until float8 := v_head[1];
     v_is_far boolean := v_head[2]::float8 > 0.001;
     v_before integer := 0;
     v_pages bigint;
+    v_waiting_pages bigint;
     v_ids bigint[] := '{}';
 begin
-    if (extract(epoch from now) < v_head[1]::float8) is not true or extract(epoch from now) >= v_due[1]::float8 then
+    -- A clock that was put back must not make it last.
+    if (extract(epoch from now) between v_until - 31 and v_until) is not true and now is not null
+        or extract(epoch from now) >= v_due[1]::float8
+    then
         return null;
     end if;
     -- A head that is far away is used for long. What ranks before it shall not wait, unless there
@@ -34,23 +39,25 @@ begin
             select j.id
             from queue_job j
             where j.queue = _queue_follow.queue and j.ready_at is null
-                and (j.rank, j.expected_at) < (v_head[3]::integer, to_timestamp(v_head[4]::float8))
+                and (j.rank, j.expected_at) < (v_head[3]::integer, v_head[4]::timestamptz)
             order by j.rank, j.expected_at, j.id
             limit _queue_follow.count
             for update skip locked
         );
         v_before := cardinality(v_ids);
-        if pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass) - v_pages > 8 then
-            perform set_config(v_name, array_to_string(v_head[:5] || 'f'::text, ' '), false);
+        if pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass) - v_pages > 8 + v_before / 4 then
+            v_head[6] := 'f';
+            perform set_config(v_name, array_to_string(v_head, ' '), false);
         end if;
     end if;
     v_pages := pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass);
+    v_waiting_pages := pg_stat_get_xact_blocks_fetched('queue_job_waiting_idx'::regclass);
     select v_ids || array(
         select j.id
         from queue_job j
         where j.queue = _queue_follow.queue and j.ready_at is null
             and (j.rank, j.expected_at, j.id)
-                >= (v_head[3]::integer, to_timestamp(v_head[4]::float8), v_head[5]::bigint)
+                >= (v_head[3]::integer, v_head[4]::timestamptz, v_head[5]::bigint)
         order by j.rank, j.expected_at, j.id
         limit _queue_follow.count - v_before
         for update skip locked
@@ -61,22 +68,33 @@ begin
             select
             from queue_job j
             where j.queue = _queue_follow.queue and j.ready_at is not null
-                and j.ready_at >= coalesce(to_timestamp(v_due[2]::float8), '-infinity')
+                and j.ready_at >= coalesce(v_due[2]::timestamptz, '-infinity')
                 and j.ready_at <= _queue_follow.now
         );
+    if v_ids is null then
+        return null;
+    end if;
     if pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass) - v_pages > 5
         and cardinality(v_ids) > v_before
     then
         -- On to the first of those: the next need not walk again over what lay before it.
-        v_name := set_config(
+        perform set_config(
             v_name,
             (
                 select concat_ws(
-                    ' ', v_head[1], v_head[2], j.rank, extract(epoch from j.expected_at), j.id, v_head[6]
+                    ' ', v_head[1], v_head[2], j.rank, to_jsonb(j.expected_at) #>> '{}', j.id, v_head[6]
                 )
                 from queue_job j
                 where j.queue = _queue_follow.queue and j.id = v_ids[v_before + 1]
             ),
+            false
+        );
+    end if;
+    if pg_stat_get_xact_blocks_fetched('queue_job_waiting_idx'::regclass) - v_waiting_pages > 8 then
+        -- Nor over the jobs that came due, or were leased, and are gone.
+        perform set_config(
+            replace(v_name, 'head', 'due'),
+            concat_ws(' ', coalesce(v_due[1], v_head[1]), to_jsonb(_queue_follow.now) #>> '{}'),
             false
         );
     end if;
@@ -89,6 +107,6 @@ end
 $$;
 
 comment on function _queue_follow is
-    'Private: lock the first COUNT ready jobs from where the session remembers the head to be, and give their ids in order. Null where nothing is remembered, something has come due or the queue is paused.';
+    'Private: lock the first COUNT ready jobs from where the session remembers the head to be, and give their ids in order. Null where nothing is remembered, something has come due by NOW or the queue is paused. NOW is null for a caller who knows that the head is remembered, and has dealt with what is due.';
 
 revoke all on function _queue_follow from public;

@@ -15,7 +15,9 @@ declare
     v_now timestamptz := clock_timestamp();
     v_unsettled text := current_setting('pgq_py.unsettled', true);
     v_again timestamptz;
+    v_name text;
     v_head text[];
+    v_due text[];
 begin
     if octet_length(queue_wait.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_wait.queue);
@@ -34,13 +36,17 @@ begin
     if exists (select from queue_setting s where s.queue = queue_wait.queue and s.paused) then
         return v_again - v_now;
     end if;
-    -- The session passes over some jobs until then: see _queue_claim.
+    -- The session passes over some jobs until then: see _queue_claim and _queue_due.
     if current_setting('pgq_py.has_head', true) <> '' then
-        v_head := string_to_array(
-            current_setting('pgq_py.head_' || to_hex(hashtextextended(queue, 0)), true), ' '
-        );
-        if v_head[2]::float8 > 0.001 and to_timestamp(v_head[1]::float8) > v_now then
+        v_name := 'pgq_py.head_' || to_hex(hashtextextended(queue, 'queue_job'::regclass::oid::bigint));
+        v_head := string_to_array(current_setting(v_name, true), ' ');
+        v_due := string_to_array(current_setting(replace(v_name, 'head', 'due'), true), ' ');
+        if v_head[2]::float8 > 0.001 and to_timestamp(v_head[1]::float8) between v_now and v_now + interval '31 s' then
             v_again := least(v_again, to_timestamp(v_head[1]::float8));
+        end if;
+        if to_timestamp(v_due[1]::float8) between v_now and v_now + interval '31 s' then
+            -- That may be in a millisecond, and so on for ever.
+            v_again := least(v_again, greatest(to_timestamp(v_due[1]::float8), v_now + interval '100 ms'));
         end if;
     end if;
     return least(
