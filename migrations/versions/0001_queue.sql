@@ -284,14 +284,11 @@ declare
     v_cost float8 := v_head[2];
     v_last bigint := pg_sequence_last_value('queue_job_id_seq'::regclass);
     v_pages bigint := pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass);
+    -- Until when, and which queue says so.
+    v_flag text := nullif(current_setting('pgq_py.has_head', true), '');
     v_ids bigint[];
     v_found record;
 begin
-<<<<<<< HEAD
-    -- The head is far away, and what was promoted lies before it.
-    if promoted[1] is not null and v_cost > 0.001 and extract(epoch from v_begin) < v_head[1]::float8 then
-        return promoted[:_queue_claim.count];
-=======
     -- The head is far away, and something has come due: the best of both.
     if v_cost > 0.001 and extract(epoch from v_begin) between v_until - 31 and v_until then
         v_ids := promoted || _queue_follow(queue, null, count);
@@ -307,7 +304,6 @@ begin
             order by j.rank, j.expected_at, u.id
             limit _queue_claim.count
         );
->>>>>>> fc78346 (Claims: the flag lasts as long as any head, promoted jobs keep their place, completing many is one statement)
     end if;
     select array_agg(c.id) as ids, (array_agg(c.rank))[1] as rank, (array_agg(c.expected_at))[1] as expected_at
     into v_found
@@ -319,18 +315,14 @@ begin
         limit _queue_claim.count
         for update skip locked
     ) c;
-<<<<<<< HEAD
     v_cost := extract(epoch from clock_timestamp() - v_begin);
-    -- What goes around the dead rows costs as much as 0.1 ms among them.
-    if v_cost > 0.0002 and pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass) - v_pages > 32 then
-        v_name := set_config(
-=======
-    if pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass) - v_pages
-        > 8 + coalesce(cardinality(v_found.ids), 0) / 4
+    -- What goes around the dead rows costs as much as 0.1 ms among them. The pages are not those that
+    -- the jobs lie in.
+    if v_cost > 0.0002
+        and pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass) - v_pages
+            > 32 + coalesce(cardinality(v_found.ids), 0) / 4
     then
-        v_cost := extract(epoch from clock_timestamp() - v_begin);
         perform set_config(
->>>>>>> fc78346 (Claims: the flag lasts as long as any head, promoted jobs keep their place, completing many is one statement)
             v_name,
             concat_ws(
                 ' ',
@@ -345,13 +337,16 @@ begin
             ),
             false
         );
-        perform set_config('pgq_py.has_head', (extract(epoch from v_begin) + 31)::text, false);
+        -- For longer than any head is remembered the session's calls go around dead rows, on all its queues.
+        perform set_config('pgq_py.has_head', concat(extract(epoch from v_begin) + 31, ' ', queue), false);
     else
         if v_head <> '{}' then
             perform set_config(v_name, '', false);
         end if;
-        -- Nor has any other queue of the session had one for so long.
-        if nullif(current_setting('pgq_py.has_head', true), '')::float8 < extract(epoch from v_begin) then
+        if split_part(v_flag, ' ', 1)::float8 < extract(epoch from v_begin)
+            or substr(v_flag, position(' ' in v_flag) + 1) = queue
+            and coalesce(current_setting(replace(v_name, 'head', 'due'), true), '') = ''
+        then
             perform set_config('pgq_py.has_head', '', false);
         end if;
     end if;
@@ -360,11 +355,7 @@ end
 $$;
 
 comment on function _queue_claim is
-<<<<<<< HEAD
-    'Private: lock the first COUNT ready jobs and give their ids in order. Where the dead rows of jobs that were taken lie before them (vacuum has not come by, or an old snapshot keeps them), the session remembers where the head was, and looks again from the very start after 20 times what that took, at least 0.1 s and at most 30. For so long it passes over a job that comes back before the head, with the head''s own priority and expected_at. PROMOTED are ids that the caller has just made ready, in their order.';
-=======
-    'Private: lock the first COUNT ready jobs and give their ids in order. Where the dead rows of jobs that were taken lie before them (vacuum has not come by, or an old snapshot keeps them), the session remembers where the head was, and looks again from the very start after 20 times what that took, 30 s at most. For so long it passes over a job that comes back before the head, with the head''s own priority and expected_at. PROMOTED are ids that the caller has just made ready.';
->>>>>>> fc78346 (Claims: the flag lasts as long as any head, promoted jobs keep their place, completing many is one statement)
+    'Private: lock the first COUNT ready jobs and give their ids in order. Where the dead rows of jobs that were taken lie before them (vacuum has not come by, or an old snapshot keeps them), the session remembers where the head was, and looks again from the very start after 20 times what that took, at least 0.1 s and at most 30. For so long it passes over a job that comes back before the head, with the head''s own priority and expected_at. PROMOTED are ids that the caller has just made ready.';
 
 revoke all on function _queue_claim from public;
 
@@ -478,8 +469,8 @@ begin
         perform set_config(
             v_name, concat_ws(' ', v_until, to_jsonb(coalesce(v_due, _queue_due.now)) #>> '{}'), false
         );
-        -- As in queue_get.
-        perform set_config('pgq_py.has_head', (extract(epoch from v_begin) + 31)::text, false);
+        -- As in _queue_claim.
+        perform set_config('pgq_py.has_head', concat(extract(epoch from v_begin) + 31, ' ', queue), false);
     elsif v_from = '-infinity' and v_until is not null then
         perform set_config(v_name, '', false);
     end if;
@@ -751,7 +742,7 @@ begin
             for update skip locked
         );
         v_before := cardinality(v_ids);
-        if pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass) - v_pages > 8 + v_before / 4 then
+        if pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass) - v_pages > 32 + v_before / 4 then
             v_head[6] := 'f';
             perform set_config(v_name, array_to_string(v_head, ' '), false);
         end if;
@@ -796,7 +787,7 @@ begin
             false
         );
     end if;
-    if pg_stat_get_xact_blocks_fetched('queue_job_waiting_idx'::regclass) - v_waiting_pages > 8 then
+    if pg_stat_get_xact_blocks_fetched('queue_job_waiting_idx'::regclass) - v_waiting_pages > 32 then
         -- Nor over the jobs that came due, or were leased, and are gone.
         perform set_config(
             replace(v_name, 'head', 'due'),
@@ -1543,7 +1534,7 @@ begin
     if cardinality(ids) <> cardinality(receipts) is not false then
         perform _queue_refuse_sizes('receipts', cardinality(receipts), cardinality(ids));
     end if;
-    if current_setting('server_version_num')::integer >= 170000 then
+    if _queue_has_sets() then
         v_given := (
             select jsonb_object_agg(concat_ws(' ', u.id, u.receipt), null)
             from unnest(ids, receipts) as u (id, receipt)
@@ -1560,7 +1551,6 @@ begin
         into v_done
         from gone g;
     else
-        -- One by one, as in queue_get.
         for v_job in
             select u.id, u.receipt
             from unnest(ids, receipts) as u (id, receipt)
@@ -2192,7 +2182,7 @@ begin
             );
         -- Next time see whether dead rows lie before the head, and go around them.
         if clock_timestamp() - v_now > interval '0.3 ms' then
-            perform set_config('pgq_py.has_head', 'maybe', false);
+            perform set_config('pgq_py.has_head', concat(extract(epoch from v_now) + 1, ' ', queue), false);
         end if;
     else
         v_ids := _queue_follow(queue_get.queue, v_now, queue_get.count);
@@ -2944,7 +2934,7 @@ begin
                 where j.queue = queue_lease.queue and j.ready_at is not null and j.ready_at <= v_now
             );
         if clock_timestamp() - v_now > interval '0.3 ms' then
-            perform set_config('pgq_py.has_head', 'maybe', false);
+            perform set_config('pgq_py.has_head', concat(extract(epoch from v_now) + 1, ' ', queue), false);
         end if;
     else
         v_ids := _queue_follow(queue_lease.queue, v_now, queue_lease.count);

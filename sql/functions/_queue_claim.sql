@@ -24,14 +24,11 @@ declare
     v_cost float8 := v_head[2];
     v_last bigint := pg_sequence_last_value('queue_job_id_seq'::regclass);
     v_pages bigint := pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass);
+    -- Until when, and which queue says so.
+    v_flag text := nullif(current_setting('pgq_py.has_head', true), '');
     v_ids bigint[];
     v_found record;
 begin
-<<<<<<< HEAD
-    -- The head is far away, and what was promoted lies before it.
-    if promoted[1] is not null and v_cost > 0.001 and extract(epoch from v_begin) < v_head[1]::float8 then
-        return promoted[:_queue_claim.count];
-=======
     -- The head is far away, and something has come due: the best of both.
     if v_cost > 0.001 and extract(epoch from v_begin) between v_until - 31 and v_until then
         v_ids := promoted || _queue_follow(queue, null, count);
@@ -47,7 +44,6 @@ begin
             order by j.rank, j.expected_at, u.id
             limit _queue_claim.count
         );
->>>>>>> fc78346 (Claims: the flag lasts as long as any head, promoted jobs keep their place, completing many is one statement)
     end if;
     select array_agg(c.id) as ids, (array_agg(c.rank))[1] as rank, (array_agg(c.expected_at))[1] as expected_at
     into v_found
@@ -59,18 +55,14 @@ begin
         limit _queue_claim.count
         for update skip locked
     ) c;
-<<<<<<< HEAD
     v_cost := extract(epoch from clock_timestamp() - v_begin);
-    -- What goes around the dead rows costs as much as 0.1 ms among them.
-    if v_cost > 0.0002 and pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass) - v_pages > 32 then
-        v_name := set_config(
-=======
-    if pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass) - v_pages
-        > 8 + coalesce(cardinality(v_found.ids), 0) / 4
+    -- What goes around the dead rows costs as much as 0.1 ms among them. The pages are not those that
+    -- the jobs lie in.
+    if v_cost > 0.0002
+        and pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass) - v_pages
+            > 32 + coalesce(cardinality(v_found.ids), 0) / 4
     then
-        v_cost := extract(epoch from clock_timestamp() - v_begin);
         perform set_config(
->>>>>>> fc78346 (Claims: the flag lasts as long as any head, promoted jobs keep their place, completing many is one statement)
             v_name,
             concat_ws(
                 ' ',
@@ -85,13 +77,16 @@ begin
             ),
             false
         );
-        perform set_config('pgq_py.has_head', (extract(epoch from v_begin) + 31)::text, false);
+        -- For longer than any head is remembered the session's calls go around dead rows, on all its queues.
+        perform set_config('pgq_py.has_head', concat(extract(epoch from v_begin) + 31, ' ', queue), false);
     else
         if v_head <> '{}' then
             perform set_config(v_name, '', false);
         end if;
-        -- Nor has any other queue of the session had one for so long.
-        if nullif(current_setting('pgq_py.has_head', true), '')::float8 < extract(epoch from v_begin) then
+        if split_part(v_flag, ' ', 1)::float8 < extract(epoch from v_begin)
+            or substr(v_flag, position(' ' in v_flag) + 1) = queue
+            and coalesce(current_setting(replace(v_name, 'head', 'due'), true), '') = ''
+        then
             perform set_config('pgq_py.has_head', '', false);
         end if;
     end if;
@@ -100,10 +95,6 @@ end
 $$;
 
 comment on function _queue_claim is
-<<<<<<< HEAD
-    'Private: lock the first COUNT ready jobs and give their ids in order. Where the dead rows of jobs that were taken lie before them (vacuum has not come by, or an old snapshot keeps them), the session remembers where the head was, and looks again from the very start after 20 times what that took, at least 0.1 s and at most 30. For so long it passes over a job that comes back before the head, with the head''s own priority and expected_at. PROMOTED are ids that the caller has just made ready, in their order.';
-=======
-    'Private: lock the first COUNT ready jobs and give their ids in order. Where the dead rows of jobs that were taken lie before them (vacuum has not come by, or an old snapshot keeps them), the session remembers where the head was, and looks again from the very start after 20 times what that took, 30 s at most. For so long it passes over a job that comes back before the head, with the head''s own priority and expected_at. PROMOTED are ids that the caller has just made ready.';
->>>>>>> fc78346 (Claims: the flag lasts as long as any head, promoted jobs keep their place, completing many is one statement)
+    'Private: lock the first COUNT ready jobs and give their ids in order. Where the dead rows of jobs that were taken lie before them (vacuum has not come by, or an old snapshot keeps them), the session remembers where the head was, and looks again from the very start after 20 times what that took, at least 0.1 s and at most 30. For so long it passes over a job that comes back before the head, with the head''s own priority and expected_at. PROMOTED are ids that the caller has just made ready.';
 
 revoke all on function _queue_claim from public;

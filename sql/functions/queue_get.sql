@@ -68,7 +68,7 @@ begin
             );
         -- Next time see whether dead rows lie before the head, and go around them.
         if clock_timestamp() - v_now > interval '0.3 ms' then
-            perform set_config('pgq_py.has_head', 'maybe', false);
+            perform set_config('pgq_py.has_head', concat(extract(epoch from v_now) + 1, ' ', queue), false);
         end if;
     else
         v_ids := _queue_follow(queue_get.queue, v_now, queue_get.count);
