@@ -284,6 +284,8 @@ declare
     v_cost float8 := v_head[2];
     v_last bigint := pg_sequence_last_value('queue_job_id_seq'::regclass);
     v_pages bigint := pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass);
+    -- Until when, and which queue says so.
+    v_flag text := nullif(current_setting('pgq_py.has_head', true), '');
     v_ids bigint[];
     v_found record;
 begin
@@ -314,8 +316,8 @@ begin
         for update skip locked
     ) c;
     v_cost := extract(epoch from clock_timestamp() - v_begin);
-    -- Less than that is cheaper to walk over than to go around. The pages tell dead rows from
-    -- a moment in which the server was busy with others.
+    -- What goes around the dead rows costs as much as 0.1 ms among them. The pages are not those that
+    -- the jobs lie in.
     if v_cost > 0.0001
         and pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass) - v_pages
             > 32 + coalesce(cardinality(v_found.ids), 0) / 4
@@ -335,13 +337,16 @@ begin
             ),
             false
         );
-        perform set_config('pgq_py.has_head', (extract(epoch from v_begin) + 31)::text, false);
+        -- For longer than any head is remembered the session's calls go around dead rows, on all its queues.
+        perform set_config('pgq_py.has_head', concat(extract(epoch from v_begin) + 31, ' ', queue), false);
     else
         if v_head <> '{}' then
             perform set_config(v_name, '', false);
         end if;
-        -- Nor has any other queue of the session had one for so long.
-        if nullif(current_setting('pgq_py.has_head', true), '')::float8 < extract(epoch from v_begin) then
+        if split_part(v_flag, ' ', 1)::float8 < extract(epoch from v_begin)
+            or substr(v_flag, position(' ' in v_flag) + 1) = queue
+            and coalesce(current_setting(replace(v_name, 'head', 'due'), true), '') = ''
+        then
             perform set_config('pgq_py.has_head', '', false);
         end if;
     end if;
@@ -464,8 +469,8 @@ begin
         perform set_config(
             v_name, concat_ws(' ', v_until, to_jsonb(coalesce(v_due, _queue_due.now)) #>> '{}'), false
         );
-        -- As in queue_get.
-        perform set_config('pgq_py.has_head', (extract(epoch from v_begin) + 31)::text, false);
+        -- As in _queue_claim.
+        perform set_config('pgq_py.has_head', concat(extract(epoch from v_begin) + 31, ' ', queue), false);
     elsif v_from = '-infinity' and v_until is not null then
         perform set_config(v_name, '', false);
     end if;
@@ -737,7 +742,7 @@ begin
             for update skip locked
         );
         v_before := cardinality(v_ids);
-        if pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass) - v_pages > 8 + v_before / 4 then
+        if pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass) - v_pages > 32 + v_before / 4 then
             v_head[6] := 'f';
             perform set_config(v_name, array_to_string(v_head, ' '), false);
         end if;
@@ -782,7 +787,7 @@ begin
             false
         );
     end if;
-    if pg_stat_get_xact_blocks_fetched('queue_job_waiting_idx'::regclass) - v_waiting_pages > 8 then
+    if pg_stat_get_xact_blocks_fetched('queue_job_waiting_idx'::regclass) - v_waiting_pages > 32 then
         -- Nor over the jobs that came due, or were leased, and are gone.
         perform set_config(
             replace(v_name, 'head', 'due'),
@@ -1530,7 +1535,7 @@ begin
     if cardinality(ids) <> cardinality(receipts) is not false then
         perform _queue_refuse_sizes('receipts', cardinality(receipts), cardinality(ids));
     end if;
-    if current_setting('server_version_num')::integer >= 170000 then
+    if _queue_has_sets() then
         v_given := (
             select jsonb_object_agg(concat_ws(' ', u.id, u.receipt), null)
             from unnest(ids, receipts) as u (id, receipt)
@@ -1547,7 +1552,6 @@ begin
         into v_done
         from gone g;
     else
-        -- One by one, as in queue_get.
         for v_job in
             select u.id, u.receipt
             from unnest(ids, receipts) as u (id, receipt)
@@ -2177,9 +2181,9 @@ begin
                 from queue_job j
                 where j.queue = queue_get.queue and j.ready_at is not null and j.ready_at <= v_now
             );
-        -- Slow: see next time whether dead rows lie before the head, and go around them.
+        -- Next time see whether dead rows lie before the head, and go around them.
         if clock_timestamp() - v_now > interval '0.3 ms' * (1 + queue_get.count / 25) then
-            perform set_config('pgq_py.has_head', extract(epoch from v_now)::text, false);
+            perform set_config('pgq_py.has_head', concat(extract(epoch from v_now) + 1, ' ', queue), false);
         end if;
     else
         v_ids := _queue_follow(queue_get.queue, v_now, queue_get.count);
@@ -2931,7 +2935,7 @@ begin
                 where j.queue = queue_lease.queue and j.ready_at is not null and j.ready_at <= v_now
             );
         if clock_timestamp() - v_now > interval '0.3 ms' * (1 + queue_lease.count / 25) then
-            perform set_config('pgq_py.has_head', extract(epoch from v_now)::text, false);
+            perform set_config('pgq_py.has_head', concat(extract(epoch from v_now) + 1, ' ', queue), false);
         end if;
     else
         v_ids := _queue_follow(queue_lease.queue, v_now, queue_lease.count);

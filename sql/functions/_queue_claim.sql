@@ -24,6 +24,8 @@ declare
     v_cost float8 := v_head[2];
     v_last bigint := pg_sequence_last_value('queue_job_id_seq'::regclass);
     v_pages bigint := pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass);
+    -- Until when, and which queue says so.
+    v_flag text := nullif(current_setting('pgq_py.has_head', true), '');
     v_ids bigint[];
     v_found record;
 begin
@@ -54,8 +56,8 @@ begin
         for update skip locked
     ) c;
     v_cost := extract(epoch from clock_timestamp() - v_begin);
-    -- Less than that is cheaper to walk over than to go around. The pages tell dead rows from
-    -- a moment in which the server was busy with others.
+    -- What goes around the dead rows costs as much as 0.1 ms among them. The pages are not those that
+    -- the jobs lie in.
     if v_cost > 0.0001
         and pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass) - v_pages
             > 32 + coalesce(cardinality(v_found.ids), 0) / 4
@@ -75,13 +77,16 @@ begin
             ),
             false
         );
-        perform set_config('pgq_py.has_head', (extract(epoch from v_begin) + 31)::text, false);
+        -- For longer than any head is remembered the session's calls go around dead rows, on all its queues.
+        perform set_config('pgq_py.has_head', concat(extract(epoch from v_begin) + 31, ' ', queue), false);
     else
         if v_head <> '{}' then
             perform set_config(v_name, '', false);
         end if;
-        -- Nor has any other queue of the session had one for so long.
-        if nullif(current_setting('pgq_py.has_head', true), '')::float8 < extract(epoch from v_begin) then
+        if split_part(v_flag, ' ', 1)::float8 < extract(epoch from v_begin)
+            or substr(v_flag, position(' ' in v_flag) + 1) = queue
+            and coalesce(current_setting(replace(v_name, 'head', 'due'), true), '') = ''
+        then
             perform set_config('pgq_py.has_head', '', false);
         end if;
     end if;

@@ -44,8 +44,8 @@ begin
         perform set_config(
             v_name, concat_ws(' ', v_until, to_jsonb(coalesce(v_due, _queue_due.now)) #>> '{}'), false
         );
-        -- As in queue_get.
-        perform set_config('pgq_py.has_head', (extract(epoch from v_begin) + 31)::text, false);
+        -- As in _queue_claim.
+        perform set_config('pgq_py.has_head', concat(extract(epoch from v_begin) + 31, ' ', queue), false);
     elsif v_from = '-infinity' and v_until is not null then
         perform set_config(v_name, '', false);
     end if;

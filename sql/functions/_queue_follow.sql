@@ -45,7 +45,7 @@ begin
             for update skip locked
         );
         v_before := cardinality(v_ids);
-        if pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass) - v_pages > 8 + v_before / 4 then
+        if pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass) - v_pages > 32 + v_before / 4 then
             v_head[6] := 'f';
             perform set_config(v_name, array_to_string(v_head, ' '), false);
         end if;
@@ -90,7 +90,7 @@ begin
             false
         );
     end if;
-    if pg_stat_get_xact_blocks_fetched('queue_job_waiting_idx'::regclass) - v_waiting_pages > 8 then
+    if pg_stat_get_xact_blocks_fetched('queue_job_waiting_idx'::regclass) - v_waiting_pages > 32 then
         -- Nor over the jobs that came due, or were leased, and are gone.
         perform set_config(
             replace(v_name, 'head', 'due'),

@@ -35,7 +35,7 @@ begin
     if cardinality(ids) <> cardinality(receipts) is not false then
         perform _queue_refuse_sizes('receipts', cardinality(receipts), cardinality(ids));
     end if;
-    if current_setting('server_version_num')::integer >= 170000 then
+    if _queue_has_sets() then
         v_given := (
             select jsonb_object_agg(concat_ws(' ', u.id, u.receipt), null)
             from unnest(ids, receipts) as u (id, receipt)
@@ -52,7 +52,6 @@ begin
         into v_done
         from gone g;
     else
-        -- One by one, as in queue_get.
         for v_job in
             select u.id, u.receipt
             from unnest(ids, receipts) as u (id, receipt)

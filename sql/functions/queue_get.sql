@@ -66,9 +66,9 @@ begin
                 from queue_job j
                 where j.queue = queue_get.queue and j.ready_at is not null and j.ready_at <= v_now
             );
-        -- Slow: see next time whether dead rows lie before the head, and go around them.
+        -- Next time see whether dead rows lie before the head, and go around them.
         if clock_timestamp() - v_now > interval '0.3 ms' * (1 + queue_get.count / 25) then
-            perform set_config('pgq_py.has_head', extract(epoch from v_now)::text, false);
+            perform set_config('pgq_py.has_head', concat(extract(epoch from v_now) + 1, ' ', queue), false);
         end if;
     else
         v_ids := _queue_follow(queue_get.queue, v_now, queue_get.count);

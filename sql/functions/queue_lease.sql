@@ -79,7 +79,7 @@ begin
                 where j.queue = queue_lease.queue and j.ready_at is not null and j.ready_at <= v_now
             );
         if clock_timestamp() - v_now > interval '0.3 ms' * (1 + queue_lease.count / 25) then
-            perform set_config('pgq_py.has_head', extract(epoch from v_now)::text, false);
+            perform set_config('pgq_py.has_head', concat(extract(epoch from v_now) + 1, ' ', queue), false);
         end if;
     else
         v_ids := _queue_follow(queue_lease.queue, v_now, queue_lease.count);
