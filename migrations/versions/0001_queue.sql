@@ -761,13 +761,15 @@ begin
     )
     into v_ids
     where not exists (select from queue_setting s where s.queue = _queue_follow.queue and s.paused)
-        and not exists (
-            select
+        and (
+            select j.ready_at
             from queue_job j
             where j.queue = _queue_follow.queue and j.ready_at is not null
                 and j.ready_at >= coalesce(v_due[2]::timestamptz, '-infinity')
                 and j.ready_at <= _queue_follow.now
-        );
+            order by j.ready_at
+            limit 1
+        ) is null;
     if v_ids is null then
         return null;
     end if;
@@ -2166,6 +2168,7 @@ begin
     end if;
 
     if coalesce(current_setting('pgq_py.has_head', true), '') = '' then
+        -- Not EXISTS for what is due: without an order it may be looked for among all jobs (4 ms).
         select array(
             select j.id
             from queue_job j
@@ -2176,11 +2179,13 @@ begin
         )
         into v_ids
         where not exists (select from queue_setting s where s.queue = queue_get.queue and s.paused)
-            and not exists (
-                select
+            and (
+                select j.ready_at
                 from queue_job j
                 where j.queue = queue_get.queue and j.ready_at is not null and j.ready_at <= v_now
-            );
+                order by j.ready_at
+                limit 1
+            ) is null;
         -- Next time see whether dead rows lie before the head, and go around them.
         if clock_timestamp() - v_now > interval '0.3 ms' * (1 + queue_get.count / 25) then
             perform set_config('pgq_py.has_head', concat(extract(epoch from v_now) + 1, ' ', queue), false);
@@ -2929,11 +2934,13 @@ begin
         from (select) as always
         left join queue_setting s on s.queue = queue_lease.queue
         where s.paused is not true
-            and not exists (
-                select
+            and (
+                select j.ready_at
                 from queue_job j
                 where j.queue = queue_lease.queue and j.ready_at is not null and j.ready_at <= v_now
-            );
+                order by j.ready_at
+                limit 1
+            ) is null;
         if clock_timestamp() - v_now > interval '0.3 ms' * (1 + queue_lease.count / 25) then
             perform set_config('pgq_py.has_head', concat(extract(epoch from v_now) + 1, ' ', queue), false);
         end if;

@@ -64,13 +64,15 @@ begin
     )
     into v_ids
     where not exists (select from queue_setting s where s.queue = _queue_follow.queue and s.paused)
-        and not exists (
-            select
+        and (
+            select j.ready_at
             from queue_job j
             where j.queue = _queue_follow.queue and j.ready_at is not null
                 and j.ready_at >= coalesce(v_due[2]::timestamptz, '-infinity')
                 and j.ready_at <= _queue_follow.now
-        );
+            order by j.ready_at
+            limit 1
+        ) is null;
     if v_ids is null then
         return null;
     end if;

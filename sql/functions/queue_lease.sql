@@ -73,11 +73,13 @@ begin
         from (select) as always
         left join queue_setting s on s.queue = queue_lease.queue
         where s.paused is not true
-            and not exists (
-                select
+            and (
+                select j.ready_at
                 from queue_job j
                 where j.queue = queue_lease.queue and j.ready_at is not null and j.ready_at <= v_now
-            );
+                order by j.ready_at
+                limit 1
+            ) is null;
         if clock_timestamp() - v_now > interval '0.3 ms' * (1 + queue_lease.count / 25) then
             perform set_config('pgq_py.has_head', concat(extract(epoch from v_now) + 1, ' ', queue), false);
         end if;
