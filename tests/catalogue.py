@@ -78,7 +78,12 @@ def fingerprint(conn: psycopg.Connection[Any], schema: str = "public") -> list[s
             line = line.replace(f"{name}.", "SCHEMA.")
         return line.replace(f"TO '{schema}', 'pg_temp'", "TO SCHEMA")
 
-    return [normal(*row) for row in conn.execute(QUERY, {"schema": schema}).fetchall()]
+    # Parsed bodies are shown with the schema's name where the schema is not on the path: so it is on none.
+    path = conn.execute("select current_setting('search_path'), set_config('search_path', '', false)").fetchone()
+    assert path is not None
+    lines = [normal(*row) for row in conn.execute(QUERY, {"schema": schema}).fetchall()]
+    conn.execute("select set_config('search_path', %s, false)", [path[0]])
+    return lines
 
 
 def everything(conn: psycopg.Connection[Any]) -> set[str]:

@@ -134,7 +134,9 @@ def newest_files(version: Version, earlier: list[Version]) -> dict[Path, str]:
         raise Mistake(f"{name} is gone from sql/functions: write `drop function {name};` into {version.up.name}")
     changed = [name for name in now if name in dropped or before.get(name) != now[name]]
     restored = [name for name in before if name in changed or name in dropped]
-    added = "\n".join(f"drop function {name};" for name in changed if name not in before)
+    # What tables have to go after is dropped by hand, above the mark.
+    undone = set(DROPPED.findall(by_hand(version.down)))
+    added = "\n".join(f"drop function {name};" for name in changed if name not in before and name not in undone)
     return {
         version.up: assemble(hand, [with_source(name, now[name]) for name in changed]),
         version.down: assemble(

@@ -1,11 +1,14 @@
 -- The way back from 0001: nothing of the queue remains, the jobs included.
+-- First what was parsed when it was created, and so depends on a table or on one another.
+drop function _queue_nobody_sleeps;
+drop function _queue_key;
+drop function _queue_class;
 drop table queue_job, queue_dead, queue_setting, queue_tally, queue_total;
 
 -- Below this line `make sql` copies from sql/functions; edit the functions there.
 
 drop function _queue_check_limits;
 drop function _queue_claim;
-drop function _queue_class;
 drop function _queue_count_attempt;
 drop function _queue_due;
 drop function _queue_fail;
@@ -13,9 +16,7 @@ drop function _queue_find;
 drop function _queue_fold;
 drop function _queue_follow;
 drop function _queue_has_sets;
-drop function _queue_key;
 drop function _queue_names;
-drop function _queue_nobody_sleeps;
 drop function _queue_pick;
 drop function _queue_promote;
 drop function _queue_refuse_count;
