@@ -445,7 +445,9 @@ declare
     v_until float8 := v_mark[1];
     v_from timestamptz := '-infinity';
     v_due timestamptz;
-    v_pages bigint := pg_stat_get_xact_blocks_fetched('queue_job_waiting_idx'::regclass);
+    -- Those of the table, too: thousands of jobs that were due at the same time share a few pages of the index.
+    v_pages bigint := pg_stat_get_xact_blocks_fetched('queue_job_waiting_idx'::regclass)
+        + pg_stat_get_xact_blocks_fetched('queue_job'::regclass);
 begin
     if extract(epoch from v_begin) between v_until - 31 and v_until then
         v_from := v_mark[2];
@@ -460,7 +462,8 @@ begin
         order by j.ready_at
         limit 1
     );
-    v_pages := pg_stat_get_xact_blocks_fetched('queue_job_waiting_idx'::regclass) - v_pages;
+    v_pages := pg_stat_get_xact_blocks_fetched('queue_job_waiting_idx'::regclass)
+        + pg_stat_get_xact_blocks_fetched('queue_job'::regclass) - v_pages;
     if v_pages > 32 then
         if v_from = '-infinity' then
             v_until := extract(epoch from v_begin)
@@ -719,7 +722,7 @@ declare
     v_is_far boolean := v_head[2]::float8 > 0.001;
     v_before integer := 0;
     v_pages bigint;
-    v_waiting_pages bigint;
+    v_rows_pages bigint;
     v_ids bigint[] := '{}';
 begin
     -- A clock that was put back must not make it last.
@@ -748,7 +751,7 @@ begin
         end if;
     end if;
     v_pages := pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass);
-    v_waiting_pages := pg_stat_get_xact_blocks_fetched('queue_job_waiting_idx'::regclass);
+    v_rows_pages := pg_stat_get_xact_blocks_fetched('queue_job'::regclass);
     select v_ids || array(
         select j.id
         from queue_job j
@@ -789,7 +792,9 @@ begin
             false
         );
     end if;
-    if pg_stat_get_xact_blocks_fetched('queue_job_waiting_idx'::regclass) - v_waiting_pages > 32 then
+    if pg_stat_get_xact_blocks_fetched('queue_job'::regclass) - v_rows_pages > 32 + 2 * cardinality(v_ids)
+        and now is not null
+    then
         -- Nor over the jobs that came due, or were leased, and are gone.
         perform set_config(
             replace(v_name, 'head', 'due'),

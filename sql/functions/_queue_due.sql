@@ -20,7 +20,9 @@ declare
     v_until float8 := v_mark[1];
     v_from timestamptz := '-infinity';
     v_due timestamptz;
-    v_pages bigint := pg_stat_get_xact_blocks_fetched('queue_job_waiting_idx'::regclass);
+    -- Those of the table, too: thousands of jobs that were due at the same time share a few pages of the index.
+    v_pages bigint := pg_stat_get_xact_blocks_fetched('queue_job_waiting_idx'::regclass)
+        + pg_stat_get_xact_blocks_fetched('queue_job'::regclass);
 begin
     if extract(epoch from v_begin) between v_until - 31 and v_until then
         v_from := v_mark[2];
@@ -35,7 +37,8 @@ begin
         order by j.ready_at
         limit 1
     );
-    v_pages := pg_stat_get_xact_blocks_fetched('queue_job_waiting_idx'::regclass) - v_pages;
+    v_pages := pg_stat_get_xact_blocks_fetched('queue_job_waiting_idx'::regclass)
+        + pg_stat_get_xact_blocks_fetched('queue_job'::regclass) - v_pages;
     if v_pages > 32 then
         if v_from = '-infinity' then
             v_until := extract(epoch from v_begin)

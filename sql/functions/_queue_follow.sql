@@ -22,7 +22,7 @@ declare
     v_is_far boolean := v_head[2]::float8 > 0.001;
     v_before integer := 0;
     v_pages bigint;
-    v_waiting_pages bigint;
+    v_rows_pages bigint;
     v_ids bigint[] := '{}';
 begin
     -- A clock that was put back must not make it last.
@@ -51,7 +51,7 @@ begin
         end if;
     end if;
     v_pages := pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass);
-    v_waiting_pages := pg_stat_get_xact_blocks_fetched('queue_job_waiting_idx'::regclass);
+    v_rows_pages := pg_stat_get_xact_blocks_fetched('queue_job'::regclass);
     select v_ids || array(
         select j.id
         from queue_job j
@@ -92,7 +92,9 @@ begin
             false
         );
     end if;
-    if pg_stat_get_xact_blocks_fetched('queue_job_waiting_idx'::regclass) - v_waiting_pages > 32 then
+    if pg_stat_get_xact_blocks_fetched('queue_job'::regclass) - v_rows_pages > 32 + 2 * cardinality(v_ids)
+        and now is not null
+    then
         -- Nor over the jobs that came due, or were leased, and are gone.
         perform set_config(
             replace(v_name, 'head', 'due'),
