@@ -320,6 +320,7 @@ async def test_a_lock_timeout_is_told(world, database):
 async def test_two_phase_commit_works_without_notifying(world, conn):
     mine = await world.connect(autocommit=True)
     queue = world.pq(mine)["apples"]
+    conn.execute("select queue_listen('apples')")  # with nobody asleep nothing is notified
     await mine.execute("begin")
     await queue.put("secret")
     with pytest.raises(psycopg.errors.FeatureNotSupported):

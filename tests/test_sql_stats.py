@@ -702,7 +702,7 @@ def test_maintain_deletes_in_bounded_steps(conn):
 def test_maintain_promotes_what_is_due_and_wakes_its_takers(database, conn):
     listener = database.connect()
     for queue in ("apples", "pears", "plums"):
-        listener.execute(f"listen {value(conn, 'select queue_channel(%s)', queue)}")
+        listener.execute("select queue_listen(%s)", [queue])
         put_many(conn, 1200, queue, notify=False, schedule_in="1 hour" if queue == "plums" else "1 ms")
     put_many(conn, 1, "quinces")
     lease(conn, 1, "quinces", lease="1 ms")

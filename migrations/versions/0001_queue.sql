@@ -3431,7 +3431,7 @@ begin
     foreach v_queue in array v_queues loop
         exit when v_promote >= 10000;
         begin
-            v_rows := cardinality(_queue_promote(v_queue, clock_timestamp(), 1000));
+            v_rows := cardinality(_queue_promote(v_queue, '-infinity', clock_timestamp(), 1000));
             if v_rows > 0 then
                 perform _queue_wake(v_queue);
                 v_promote := v_promote + v_rows;
@@ -3705,15 +3705,12 @@ begin
                 _queue_time('expected', queue_put.expected_at, queue_put.expected_in, v_now), 'infinity'
             );
         end if;
-        v_id := nextval('queue_job_id_seq');
         -- Not with RETURNING, which makes a row of all columns, nor with ON CONFLICT, which
         -- writes each row in two steps: together they would be a third of this.
         insert into queue_job (
-            id, queue, enqueued_at, ready_at, schedule_at, expected_at, rank, headers, data, data_text, data_bytes
+            queue, enqueued_at, ready_at, schedule_at, expected_at, rank, headers, data, data_text, data_bytes
         )
-        overriding system value
         select
-            v_id,
             queue_put.queue,
             v_now,
             case when v_schedule_at > v_now then v_schedule_at end,
@@ -3730,6 +3727,7 @@ begin
             where s.queue = queue_put.queue and num_nonnulls(s.max_bytes, s.max_depth) > 0
         );
         if found then
+            v_id := currval('queue_job_id_seq');
             insert into queue_tally (queue, put) values (queue_put.queue, 1);
             if random() < 0.005 then
                 perform _queue_fold(queue_put.queue);

@@ -87,7 +87,7 @@ begin
     foreach v_queue in array v_queues loop
         exit when v_promote >= 10000;
         begin
-            v_rows := cardinality(_queue_promote(v_queue, clock_timestamp(), 1000));
+            v_rows := cardinality(_queue_promote(v_queue, '-infinity', clock_timestamp(), 1000));
             if v_rows > 0 then
                 perform _queue_wake(v_queue);
                 v_promote := v_promote + v_rows;
