@@ -74,7 +74,9 @@ def go_far(conn: Connection, queue: str = "apples") -> None:
     for _ in range(3):
         column(conn, GET.format(queue=queue))
         if noted(conn, queue=queue):
-            assert float(noted(conn, queue=queue)[1]) > 0.001
+            until, cost = map(float, noted(conn, queue=queue)[:2])
+            assert cost > 0.001
+            assert until - now(conn) < min(max(20 * cost, 0.1), 30) + cost
             return
     raise AssertionError("the dead rows were not noticed")
 

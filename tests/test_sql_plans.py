@@ -89,6 +89,10 @@ CALLS = {
     "cancel": "queue_cancel('{queue}', {id})",
     "update": "queue_update('{queue}', {id}, '1')",
     "update with a receipt": f"queue_update({ONE.rpartition(',')[0]}, '1', receipt => '{RECEIPT}')",
+    "put": "queue_put('{queue}', '1')",
+    "put many": "queue_put_many('{queue}', array_fill('1'::jsonb, array[100]))",
+    "get 100": "queue_get('{queue}', 100)",
+    "lease 100": "queue_lease('{queue}', 100, lease => '10 days')",
     "put known key": "queue_put('{queue}', dedupe_key => 'known')",
     "put many known keys": "queue_put_many('{queue}', array['1']::jsonb[], dedupe_keys => array['known'])",
     "redrive one": "queue_redrive('{queue}', ids => '{{{leased}}}')",
@@ -102,9 +106,22 @@ def look_at_all(conn: psycopg.Connection, queue: str) -> dict[str, Seen]:
     id = value(conn, "select coalesce(max(id), 1) from queue_job where queue = %s", queue)
     # The last but one, see below. A first error, for the functions that only a failed job needs.
     look(conn, CALLS["error"].format(queue=queue, leased=id - 1))
-    return {name: look(conn, call.format(queue=queue, id=id, leased=id - 1)) for name, call in CALLS.items()}
+    # Twice: where the pages that have room are full by now, a call that writes looks at many, once.
+    return {
+        name: min((look(conn, call.format(queue=queue, id=id, leased=id - 1)) for _ in range(2)), key=lambda s: s.pages)
+        for name, call in CALLS.items()
+    }
 
 
+# Where the head is, for half a minute.
+REMEMBER_LONGER = """
+    select set_config(
+        name,
+        regexp_replace(current_setting(name), '^[0-9.]+', (extract(epoch from clock_timestamp()) + 30)::text),
+        false
+    )
+    from concat('pgq_py.head_', to_hex(hashtextextended('many', 'queue_job'::regclass::oid::bigint))) as name
+"""
 FUNCTIONS = r"""
     select format('alter function %s set plan_cache_mode = {}', oid::regprocedure)
     from pg_proc where pronamespace = 'public'::regnamespace and proname ~ '^_?queue_'
@@ -184,6 +201,18 @@ def seen(version: str, request: pytest.FixtureRequest) -> Iterator[dict[str, dic
                 conn.execute(line)
         conn.execute("vacuum queue_job")
         situations["vacuumed"] = look_at_all(connect(), "many")
+        # The dead rows of the jobs that were at the head stay.
+        opened.append(psycopg.connect(server.dsn(name)))
+        opened[-1].isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        opened[-1].execute("select count(*) from queue_setting")
+        conn.execute("select count(*) from queue_get('many', 30000)")
+        conn.execute("analyze queue_job")
+        behind = connect()
+        for _ in range(3):
+            behind.execute("select queue_get('many')")
+        (until,) = behind.execute(REMEMBER_LONGER).fetchone()
+        assert until, "the dead rows were not noticed"
+        situations["bloated"] = look_at_all(behind, "many")
         yield situations
     finally:
         for conn in opened:
@@ -205,6 +234,7 @@ SITUATIONS = [
     "analyzed, generic plans",
     "analyzed, as the server chooses plans",
     "vacuumed",
+    "bloated",
 ]
 
 
@@ -237,6 +267,10 @@ def test_a_get_of_ten_reads_ten_times_as_much_at_most(seen, situation):
         ("list 10", 120, 30),
         ("cancel", 40, 5),
         ("update", 40, 5),
+        ("put", 25, 1),
+        ("put many", 1500, 1),
+        ("get 100", 100 * PAGES, 100 * ROWS),
+        ("lease 100", 2500, 100 * ROWS),
         ("put known key", 40, 5),
         ("put many known keys", 40, 5),
         ("lease", 45, ROWS + 2),
@@ -257,13 +291,24 @@ def test_a_get_of_ten_reads_ten_times_as_much_at_most(seen, situation):
     ],
 )
 def test_the_other_calls_read_little_as_well(seen, situation, name, pages, rows):
+    if (situation, name) == ("bloated", "list 10"):
+        pytest.skip("who lists jobs looks from the start")
     got = seen[situation][name]
     assert got.pages <= pages
     assert got.rows <= rows
 
 
-DELETED = {"complete": 1, "complete many": 1, "bury": 1, "get": 1, "get 10": 10, "get, promoting": 1, "cancel": 1}
-RESULTS = {"get 10": 10, "lease 10": 10, "list 10": 10} | {
+DELETED = {
+    "get 100": 100,
+    "complete": 1,
+    "complete many": 1,
+    "bury": 1,
+    "get": 1,
+    "get 10": 10,
+    "get, promoting": 1,
+    "cancel": 1,
+}
+RESULTS = {"get 10": 10, "lease 10": 10, "list 10": 10, "put many": 100, "get 100": 100, "lease 100": 100} | {
     f"{verb} many": 3 for verb in ("complete", "error", "release", "progress")
 }
 
