@@ -104,6 +104,16 @@ def main(dsn: str) -> None:
         show(f"{jobs}: analyzed, generic plans", connect(dsn), "queue_get('many')")
         fill(conn, "many", 300, "1us")
         show(f"{jobs}, 300 due: transactional", connect(dsn), "queue_get('many')")
+        conn.execute("select count(*) from queue_get('many', 1000, promote => true)")
+        held = connect(dsn)
+        held.execute("begin isolation level repeatable read")
+        held.execute("select 1 from queue_setting")
+        conn.execute("select count(*) from queue_get('many', 30000)")
+        behind = connect(dsn)
+        for _ in range(3):
+            behind.execute("select queue_get('many')")
+        show("Behind the dead rows of 30,000 jobs that an old snapshot keeps", behind, "queue_get('many')")
+        held.execute("rollback")
     finally:
         conn.execute("drop schema show_plans cascade")
 
