@@ -316,7 +316,7 @@ begin
         for update skip locked
     ) c;
     v_cost := extract(epoch from clock_timestamp() - v_begin);
-    -- What goes around the dead rows costs as much as 0.1 ms among them. The pages are not those that
+    -- What goes around the dead rows costs as much as some 0.1 ms among them. The pages are not those that
     -- the jobs lie in.
     if v_cost > 0.0001
         and pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass) - v_pages
