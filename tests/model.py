@@ -343,6 +343,9 @@ class Model:
             job = self.jobs(c).get(id)
             if job is None or (job.receipt is not None and not self.is_due(job)):
                 return False
+            if job.due is not None and not self.is_due(job) and job.attempts == 0:
+                # Nobody has taken what is scheduled for later.
+                return False
             if job.receipt is not None:
                 # A lease that ran out before is a failed attempt of its own.
                 job = self._fail(c, job, "the lease ran out", timedelta(0))
