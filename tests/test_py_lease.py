@@ -786,7 +786,12 @@ DISCONNECT = """
     select pg_terminate_backend(pid, 10000) from pg_stat_activity
     where datname = current_database() and pid <> pg_backend_pid() and backend_type = 'client backend'
 """
-CONNECTIONS = "select count(*) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
+# Not autovacuum's.
+CONNECTIONS = """
+    select count(*)
+    from pg_stat_activity
+    where datname = current_database() and backend_type = 'client backend' and pid <> pg_backend_pid()
+"""
 MOVED = "select lease_until > %s + make_interval(secs => %s) from queue_job"
 
 
