@@ -292,7 +292,7 @@ def test_a_get_of_ten_reads_ten_times_as_much_at_most(seen, situation):
 )
 def test_the_other_calls_read_little_as_well(seen, situation, name, pages, rows):
     if (situation, name) == ("bloated", "list 10"):
-        pages = 3000  # who lists jobs looks from the start, over 30,000 dead rows
+        pages, rows = 1500, 31_000  # who lists jobs looks from the start, over 30,000 dead rows
     got = seen[situation][name]
     assert got.pages <= pages
     assert got.rows <= rows
