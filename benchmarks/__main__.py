@@ -151,7 +151,7 @@ def measure(bench: Bench, key: str, kinds: list[type[Contender]]) -> dict[str, A
     entrants = [
         kind
         for kind in kinds
-        if all(kind.offers(operation) for operation in workload.needs)
+        if all(issubclass(kind, operation) for operation in workload.needs)
         and (not workload.only or kind.name in workload.only)
         and kind.name not in workload.but
     ]

@@ -1,13 +1,15 @@
 """What a queue offers to the workloads, and the list of those that compete.
 
-A contender is one client: a process makes its own, connects it, and calls its operations. One
-that lacks an operation leaves it as it is here, and the workloads that need it go without.
+A contender is one client: a process makes its own, connects it, and calls its operations. What
+only some queues can do is a class for each such operation: a contender derives from those that it
+offers, and workloads name those that they need.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
@@ -54,8 +56,8 @@ class Place:
         return f"host={self.host} port={self.port} user={self.user} dbname={self.dbname} options='{self.options}'"
 
 
-class Contender:
-    """A client of one queue."""
+class Contender(ABC):
+    """A client of one queue, with what all have. The classes below add an operation each."""
 
     name: ClassVar[str]
     # How it is used here, in a line of the report.
@@ -70,25 +72,19 @@ class Contender:
     def __init__(self, place: Place) -> None:
         self.place = place
 
-    @classmethod
-    def offers(cls, operation: str) -> bool:
-        """Whether this contender has the operation."""
-        return getattr(cls, operation) is not getattr(Contender, operation)
-
     # Its life
 
+    @abstractmethod
     def install(self) -> None:
         """Make its tables and functions in an empty database. Not connected yet."""
 
+    @abstractmethod
     def connect(self) -> None:
         """Open what it works through."""
 
+    @abstractmethod
     def close(self) -> None:
         """Close that."""
-
-    def choose(self, queues: Sequence[str]) -> None:
-        """Work on these queues from now on; before that it is the one called "bench"."""
-        raise NotImplementedError
 
     def left(self) -> tuple[int, int]:
         """How many jobs are in the queue, and the sum of their numbers. Connected or not."""
@@ -98,60 +94,104 @@ class Contender:
             count, total = conn.execute(self.left_sql.encode()).fetchone() or (0, 0)
             return int(count), int(total)
 
-    # One job
+    # Its jobs
 
+    @abstractmethod
     def put(self, data: Data) -> None:
         """Durable when it returns."""
-        raise NotImplementedError
 
     def put_waking(self, data: Data) -> None:
         """The same, and wake whoever sleeps."""
         self.put(data)
 
-    def get(self) -> Data | None:
-        """Take a job and remove it, durable when it returns; None if there is none."""
-        raise NotImplementedError
-
-    def lease_complete(self) -> Data | None:
-        """Lease a job, then complete it, each durable when it returns."""
-        raise NotImplementedError
-
-    def cycle(self, data: Data) -> None:
-        """Put, lease, record an error and put back at once, lease, complete."""
-        raise NotImplementedError
-
-    # Many jobs
-
-    def put_many(self, items: Sequence[Data]) -> None:
-        """All in one call."""
-        raise NotImplementedError
-
-    def get_many(self, count: int) -> list[Data]:
-        """Take and remove up to `count` jobs in one call."""
-        raise NotImplementedError
-
-    def lease_complete_many(self, count: int) -> list[Data]:
-        """Lease up to `count` jobs in one call, complete them in another."""
-        raise NotImplementedError
-
-    def put_later(self, items: Sequence[Data], seconds: float) -> None:
-        """Put jobs that come due all at the same moment, so many seconds from now."""
-        raise NotImplementedError
-
-    def hold(self, count: int) -> None:
-        """Lease `count` jobs, for longer than a measurement takes, and leave them."""
-        raise NotImplementedError
-
+    @abstractmethod
     def fill(self, numbers: Iterable[int]) -> None:
         """Put many jobs to prepare a measurement, by whatever way is fastest."""
+
+
+class Chooses(Contender):
+    """Has many queues."""
+
+    @abstractmethod
+    def choose(self, queues: Sequence[str]) -> None:
+        """Work on these queues from now on; before that it is the one called "bench"."""
+
+
+class Gets(Contender):
+    """Takes a job in one call."""
+
+    @abstractmethod
+    def get(self) -> Data | None:
+        """Take a job and remove it, durable when it returns; None if there is none."""
+
+
+class Leases(Contender):
+    """Takes a job in two calls."""
+
+    @abstractmethod
+    def lease_complete(self) -> Data | None:
+        """Lease a job, then complete it, each durable when it returns."""
+
+
+class Cycles(Contender):
+    """Takes jobs that failed again."""
+
+    @abstractmethod
+    def cycle(self, data: Data) -> None:
+        """Put, lease, record an error and put back at once, lease, complete."""
+
+
+class PutsMany(Contender):
+    """Puts many jobs in one call."""
+
+    @abstractmethod
+    def put_many(self, items: Sequence[Data]) -> None:
+        """All in one call."""
+
+    def fill(self, numbers: Iterable[int]) -> None:
+        """By that call."""
         for batch in batches(numbers):
             self.put_many([payload(n) for n in batch])
 
-    # Waiting
 
+class GetsMany(Contender):
+    """Takes many jobs in one call."""
+
+    @abstractmethod
+    def get_many(self, count: int) -> list[Data]:
+        """Take and remove up to `count` jobs in one call."""
+
+
+class LeasesMany(Contender):
+    """Takes many jobs in two calls."""
+
+    @abstractmethod
+    def lease_complete_many(self, count: int) -> list[Data]:
+        """Lease up to `count` jobs in one call, complete them in another."""
+
+
+class PutsLater(Contender):
+    """Schedules jobs."""
+
+    @abstractmethod
+    def put_later(self, items: Sequence[Data], seconds: float) -> None:
+        """Put jobs that come due all at the same moment, so many seconds from now."""
+
+
+class Holds(Contender):
+    """Leases jobs for long."""
+
+    @abstractmethod
+    def hold(self, count: int) -> None:
+        """Lease `count` jobs, for longer than a measurement takes, and leave them."""
+
+
+class Receives(Contender):
+    """Has consumers that sleep."""
+
+    @abstractmethod
     def receive(self, on_job: OnJob) -> None:
         """Take job after job as a consumer does that sleeps when there are none."""
-        raise NotImplementedError
 
 
 def payload(number: int) -> Data:

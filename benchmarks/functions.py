@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -20,7 +21,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from .contender import Contender, Place, find, payload
+from .contender import Contender, Gets, Leases, Place, find, payload
 from .workers import WARM
 from .workloads import Bench, Figures
 
@@ -258,8 +259,8 @@ def trips(bench: Bench, kinds: Sequence[type[Contender]]) -> dict[str, Any]:
                 continue
             results[kind.name] = {
                 operation: _trips(bench, proxy, folder, kind, operation, calls)
-                for operation in ("put", "get", "lease_complete")
-                if kind.offers(operation)
+                for operation, needs in (("put", Contender), ("get", Gets), ("lease_complete", Leases))
+                if issubclass(kind, needs)
             }
             print(f"  {kind.name}", flush=True)
     return results
@@ -276,9 +277,8 @@ def _trips(
             # Twice as many: some get warm. The takers find jobs.
             for n in range(20 if operation == "put" else calls + 20):
                 client.put(payload(n))
-            call: Callable[[], object] = getattr(client, operation)
-            if operation == "put":
-                call = lambda: client.put(payload(1))  # noqa: E731
+            method: Callable[..., object] = getattr(client, operation)
+            call = partial(method, payload(1)) if operation == "put" else method
             for _ in range(20):
                 call()
             answers, before = proxy.answers, meter._now()

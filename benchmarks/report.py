@@ -51,7 +51,9 @@ def write_page(page: Path, tables: dict[str, str]) -> None:
         begin, end = f"<!-- begin {name}: by `python -m benchmarks.report` -->", f"<!-- end {name} -->"
         block = f"{begin}\n{table}\n{end}"
         if begin in text:
-            text = re.sub(re.escape(begin) + ".*?" + re.escape(end), lambda _: block, text, count=1, flags=re.DOTALL)  # noqa: B023
+            pattern = re.escape(begin) + ".*?" + re.escape(end)
+            # A backslash would mean something in what `sub` is given.
+            text = re.sub(pattern, block.replace("\\", r"\\"), text, count=1, flags=re.DOTALL)
         else:
             text += f"\n## {name[0].upper()}{name[1:]}\n\n{block}\n"
     page.write_text(text)
@@ -60,10 +62,15 @@ def write_page(page: Path, tables: dict[str, str]) -> None:
 # Reading the figures
 
 
+def rounds(results: Results, key: str, name: str) -> list[Results]:
+    """The figures of each round of a contender."""
+    found: list[Results] = results["workloads"].get(key, {}).get("rounds", {}).get(name, [])
+    return found
+
+
 def values(results: Results, key: str, name: str, field: str = "value") -> list[float]:
     """One figure of each round of a contender; those rounds that failed have none."""
-    rounds = results["workloads"].get(key, {}).get("rounds", {}).get(name, [])
-    return [figures[field] for figures in rounds if field in figures]
+    return [figures[field] for figures in rounds(results, key, name) if field in figures]
 
 
 def middle(results: Results, key: str, name: str, field: str = "value") -> float | None:
@@ -102,7 +109,7 @@ def against(results: Results, key: str, other: str, field: str = "value") -> flo
 
 def delays(results: Results, name: str, field: str = "from_begin_ms") -> list[float]:
     """All wake-ups of a contender, in milliseconds."""
-    return [ms for figures in values(results, "W7", name, field) for ms in figures]  # type: ignore[attr-defined]
+    return [ms for figures in rounds(results, "W7", name) for ms in figures.get(field, ())]
 
 
 def percentile(figures: list[float], share: int) -> float:

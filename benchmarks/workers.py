@@ -124,7 +124,7 @@ def _main(worker: Worker, barrier: Any, pipe: Connection) -> None:
         done = LOOPS[worker.loop](client, barrier.wait, **worker.args)
         client.close()
         pipe.send(done)
-    except BaseException:
+    except Exception:
         barrier.abort()
         pipe.send(traceback.format_exc(limit=-4))
 

@@ -16,7 +16,21 @@ from typing import Any, TypeAlias
 
 import psycopg
 
-from .contender import Contender, Place, payload
+from .contender import (
+    Chooses,
+    Contender,
+    Cycles,
+    Gets,
+    GetsMany,
+    Holds,
+    Leases,
+    LeasesMany,
+    Place,
+    PutsLater,
+    PutsMany,
+    Receives,
+    payload,
+)
 from .server import PostgreSQL, Redis
 from .workers import Done, Worker, run, started
 
@@ -129,6 +143,11 @@ def _connected(kind: type[Contender], place: Place, work: Prepare) -> None:
     client.close()
 
 
+def filled(numbers: range) -> Prepare:
+    """Prepare by putting these."""
+    return lambda client: client.fill(numbers)
+
+
 class Wrong(Exception):
     """A job came twice, or not at all."""
 
@@ -219,7 +238,7 @@ def take(
     if jobs is None:
         jobs = round(bench.options.depth * max(1, bench.options.seconds) * (1 if processes == 1 else 2.5))
     numbers = range(jobs)
-    with bench.fresh(kind, f"{jobs}", lambda client: client.fill(numbers)) as place:
+    with bench.fresh(kind, f"{jobs}", filled(numbers)) as place:
         args = {"operation": operation, "seconds": bench.options.seconds, "size": size}
         done = run([Worker("take", kind.name, place, args)] * processes)
         check(kind, place, numbers, done)
@@ -237,7 +256,7 @@ def lease_one(bench: Bench, kind: type[Contender]) -> Figures:
 
 
 def _one(kind: type[Contender]) -> str:
-    return "get" if kind.offers("get") else "lease_complete"
+    return "get" if issubclass(kind, Gets) else "lease_complete"
 
 
 def take_by_many(bench: Bench, kind: type[Contender]) -> Figures:
@@ -261,7 +280,7 @@ def depth(bench: Bench, kind: type[Contender]) -> Figures:
     few, many = bench.options.few, bench.options.many
     for jobs in (few, many):
         numbers = range(jobs)
-        with bench.fresh(kind, f"{jobs}", lambda client, numbers=numbers: client.fill(numbers)) as place:  # type: ignore[misc]
+        with bench.fresh(kind, f"{jobs}", filled(numbers)) as place:
             args = {"operation": _one(kind), "seconds": bench.options.seconds, "limit": few}
             done = run([Worker("take", kind.name, place, args)])
             check(kind, place, numbers, done)
@@ -274,23 +293,24 @@ def parked(bench: Bench, kind: type[Contender]) -> Figures:
     jobs = range(bench.options.few)
     others = range(10_000_000, 10_000_000 + bench.options.parked)
 
-    def plain(client: Contender) -> None:
-        client.fill(jobs)
+    plain = filled(jobs)
 
     def scheduled(client: Contender) -> None:
+        assert isinstance(client, PutsLater)
         for start in range(0, len(others), 10_000):
             client.put_later([payload(n) for n in others[start : start + 10_000]], 86_400)
         plain(client)
 
     def held(client: Contender) -> None:
+        assert isinstance(client, Holds)
         client.fill(others)
         client.hold(len(others))
         plain(client)
 
     kinds: dict[str, Prepare] = {"none": plain}
-    if kind.offers("put_later"):
+    if issubclass(kind, PutsLater):
         kinds["scheduled"] = scheduled
-    if kind.offers("hold"):
+    if issubclass(kind, Holds):
         kinds["leased"] = held
     rates = {}
     for name, prepare in kinds.items():
@@ -310,9 +330,10 @@ def many_queues(bench: Bench, kind: type[Contender], sets: int | None = None) ->
     jobs = range(len(names) * round(bench.options.depth * max(1, bench.options.seconds) * 2.5 / len(names)))
 
     def prepare(client: Contender) -> None:
+        assert isinstance(client, Chooses)
         for n, name in enumerate(names):
             client.choose([name])
-            client.put_many([payload(number) for number in jobs[n :: len(names)]])
+            client.fill(jobs[n :: len(names)])
 
     with bench.fresh(kind, "queues", prepare) as place:
         args = {"operation": "get", "seconds": bench.options.seconds}
@@ -409,6 +430,7 @@ def due(bench: Bench, kind: type[Contender]) -> Figures:
     with bench.fresh(kind) as place:
         # The moment must come after all are put, and consumers sleep: found by putting a few.
         client = kind(place)
+        assert isinstance(client, PutsLater)
         client.connect()
         sample = range(1_000_000, 1_002_000)
         begin = time.monotonic()
@@ -459,7 +481,7 @@ class Workload:
     title: str
     measure: Callable[[Bench, type[Contender]], Figures]
     # The operations that a contender needs.
-    needs: tuple[str, ...]
+    needs: tuple[type[Contender], ...] = ()
     unit: str = "jobs/s"
     # Those that take part, if not all that can.
     only: tuple[str, ...] = ()
@@ -473,20 +495,19 @@ OURS = ("ours", "ours-sql")
 WORKLOADS = {
     workload.key: workload
     for workload in (
-        Workload("W1", "put one at a time, one client", put, ("put",)),
-        Workload("W2", "put one at a time, {processes} processes", put_by_many, ("put",)),
-        Workload("W3", "put {bulk:,} in one call", put_bulk, ("put_many",)),
-        Workload("W4", "get one at a time, one consumer", get_one, ("get",)),
-        Workload("W4L", "lease one, complete one, one consumer", lease_one, ("lease_complete",)),
-        Workload("W5", "take one at a time, {processes} processes (who has no get: lease, complete)", take_by_many, ()),
-        Workload("W6", "get 100 at a time", get_batch, ("get_many",)),
-        Workload("W6L", "lease 100, complete 100", lease_batch, ("lease_complete_many",)),
-        Workload("W7", "wake-up of a sleeping consumer, the median", wake, ("receive",), unit="ms"),
+        Workload("W1", "put one at a time, one client", put),
+        Workload("W2", "put one at a time, {processes} processes", put_by_many),
+        Workload("W3", "put {bulk:,} in one call", put_bulk, (PutsMany,)),
+        Workload("W4", "get one at a time, one consumer", get_one, (Gets,)),
+        Workload("W4L", "lease one, complete one, one consumer", lease_one, (Leases,)),
+        Workload("W5", "take one at a time, {processes} processes (who has no get: lease, complete)", take_by_many),
+        Workload("W6", "get 100 at a time", get_batch, (GetsMany,)),
+        Workload("W6L", "lease 100, complete 100", lease_batch, (LeasesMany,)),
+        Workload("W7", "wake-up of a sleeping consumer, the median", wake, (Receives,), unit="ms"),
         Workload(
             "W8",
             "W4 with {many:,} waiting against {few:,}",
             depth,
-            (),
             unit="ratio",
             but=("ours-sql", "hotqueue", "hotqueue-durable"),
         ),
@@ -494,7 +515,7 @@ WORKLOADS = {
             "W9",
             "put one, get one under an old snapshot, last {edge:g} s against first",
             snapshot_transactional,
-            ("put", "get"),
+            (Gets,),
             unit="ratio",
             but=("ours-sql", "hotqueue", "hotqueue-durable", "py-q4pg"),
         ),
@@ -502,7 +523,7 @@ WORKLOADS = {
             "W9L",
             "put one, lease and complete one under an old snapshot, last {edge:g} s against first",
             snapshot_leased,
-            ("put", "lease_complete"),
+            (Leases,),
             unit="ratio",
             but=("ours-sql", "pgqueuer"),
         ),
@@ -510,7 +531,7 @@ WORKLOADS = {
             "W9X",
             "W9 for {long_snapshot_seconds:g} s",
             long_snapshot_transactional,
-            ("put", "get"),
+            (Gets,),
             unit="ratio",
             only=("ours", "bare"),
             on_demand=True,
@@ -519,45 +540,45 @@ WORKLOADS = {
             "W9LX",
             "W9L for {long_snapshot_seconds:g} s",
             long_snapshot_leased,
-            ("put", "lease_complete"),
+            (Leases,),
             unit="ratio",
             only=("ours", "bare"),
             on_demand=True,
         ),
         Workload(
-            "W10", "W4 beside {parked:,} scheduled or leased jobs, against none", parked, ("put_later",), unit="ratio"
+            "W10", "W4 beside {parked:,} scheduled or leased jobs, against none", parked, (PutsLater,), unit="ratio"
         ),
         Workload(
             "W11",
             "{due:,} jobs due at the same moment, {processes} consumers",
             due,
-            ("put_later", "receive"),
+            (PutsLater, Receives),
             only=("ours",),
         ),
         Workload(
             "W12",
             "W2 while {sleepers} consumers of other queues sleep",
             put_beside_strangers,
-            ("receive",),
+            (Receives,),
             only=("ours",),
         ),
         Workload(
             "W12S",
             "W2 while {sleepers} consumers of the same queue sleep",
             put_beside_consumers,
-            ("receive",),
+            (Receives,),
             only=("ours",),
         ),
         Workload(
-            "W13", "W5 from {queues:,} queues, {set:,} in the set of each process", many_queues, ("choose",), only=OURS
+            "W13", "W5 from {queues:,} queues, {set:,} in the set of each process", many_queues, (Chooses,), only=OURS
         ),
         Workload(
             "W13A",
             "W5 from {queues:,} queues, all in the set of each process",
             many_queues_each,
-            ("choose",),
+            (Chooses,),
             only=OURS,
         ),
-        Workload("W14", "1 MB per job: put, lease, error, lease, complete", large, ("cycle",), unit="bytes/s"),
+        Workload("W14", "1 MB per job: put, lease, error, lease, complete", large, (Cycles,), unit="bytes/s"),
     )
 }

@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from ..contender import Contender, Data, OnJob
+from ..contender import Cycles, Data, Gets, GetsMany, Leases, LeasesMany, OnJob, PutsMany, Receives
 
 _CLAIM = "select id from bare_job {} order by id limit {} for update skip locked"
 _PUT = "insert into bare_job (data) values (%s::jsonb) returning id"
@@ -36,7 +36,7 @@ _COMPLETE_MANY = "delete from bare_job where id = any(%s)"
 _PUT_AND_NOTIFY = f"with added as ({_PUT}) select pg_notify('bare', '') from added"
 
 
-class Bare(Contender):
+class Bare(Gets, Leases, Cycles, PutsMany, GetsMany, LeasesMany, Receives):
     """One prepared statement for each operation, on a table with a key and nothing else."""
 
     name = "bare"

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from hotqueue import HotQueue
 
-from ..contender import Contender, Data, OnJob
+from ..contender import Data, Gets, OnJob, PutsMany, Receives
 
 
-class Hot(Contender):
+class Hot(Gets, PutsMany, Receives):
     """As its README, with JSON."""
 
     name = "hotqueue"
@@ -18,9 +18,15 @@ class Hot(Contender):
     packages = ("hotqueue", "redis")
     needs = "redis"
 
+    def install(self) -> None:
+        """Nothing: a list is there when something is in it."""
+
     def connect(self) -> None:
         """Over a Unix socket, as the others."""
         self.queue = HotQueue("bench", serializer=json, unix_socket_path=self.place.redis)
+
+    def close(self) -> None:
+        """Nothing: the process ends."""
 
     def left(self) -> tuple[int, int]:
         """Read the list."""

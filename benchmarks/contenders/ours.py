@@ -11,12 +11,25 @@ import psycopg
 
 from pgq_py import PQ, Job
 
-from ..contender import Contender, Data, OnJob
+from ..contender import (
+    Chooses,
+    Cycles,
+    Data,
+    Gets,
+    GetsMany,
+    Holds,
+    Leases,
+    LeasesMany,
+    OnJob,
+    PutsLater,
+    PutsMany,
+    Receives,
+)
 
 _LEFT = "select count(*), coalesce(sum((data->>'n')::bigint), 0) from queue_job where ready_at is null"
 
 
-class Ours(Contender):
+class Ours(Chooses, Gets, Leases, Cycles, PutsMany, GetsMany, LeasesMany, PutsLater, Holds, Receives):
     """The Python package, on one psycopg connection."""
 
     name = "ours"
@@ -111,7 +124,7 @@ class Ours(Contender):
                 return
 
 
-class OursSQL(Contender):
+class OursSQL(Chooses, Gets, Leases, PutsMany, GetsMany, LeasesMany):
     """The SQL functions, called as the bare statements are: what Python adds is the difference."""
 
     name = "ours-sql"

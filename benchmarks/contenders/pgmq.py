@@ -9,10 +9,10 @@ from pgmq import PGMQueue
 from pgmq.install import install_pgmq_from_sql
 from psycopg_pool import ConnectionPool
 
-from ..contender import Contender, Data, OnJob
+from ..contender import Cycles, Data, Gets, GetsMany, Holds, Leases, LeasesMany, OnJob, PutsLater, PutsMany, Receives
 
 
-class Pgmq(Contender):
+class Pgmq(Gets, Leases, Cycles, PutsMany, GetsMany, LeasesMany, PutsLater, Holds, Receives):
     """`PGMQueue`, with the caller's connection: by default it asks its pool and adds BEGIN and COMMIT."""
 
     name = "pgmq"

@@ -16,12 +16,12 @@ from pgqueuer.models import Job
 from pgqueuer.ports.repository import EntrypointExecutionParameter
 from pgqueuer.queries import Queries
 
-from ..contender import Contender, Data, OnJob
+from ..contender import Data, Holds, Leases, LeasesMany, OnJob, PutsLater, PutsMany, Receives
 
 T = TypeVar("T")
 
 
-class Pgqueuer(Contender):
+class Pgqueuer(Leases, PutsMany, LeasesMany, PutsLater, Holds, Receives):
     """`Queries`, which its workers use, called directly: what a worker adds is left out, in its favour."""
 
     name = "pgqueuer"
@@ -104,9 +104,9 @@ class Pgqueuer(Contender):
         """A real worker: `PgQueuer.run`."""
         worker = PgQueuer.from_asyncpg_connection(self.conn)
 
-        @worker.entrypoint("bench")  # type: ignore[untyped-decorator]
         async def bench(job: Job) -> None:
             if not on_job(json.loads(job.payload)):
                 worker.shutdown.set()
 
+        worker.entrypoint("bench")(bench)
         self._run(worker.run())

@@ -9,10 +9,10 @@ from datetime import timedelta
 import psycopg2
 from pq import PQ
 
-from ..contender import Contender, Data, OnJob, batches, payload
+from ..contender import Data, Gets, OnJob, PutsLater, Receives, batches, payload
 
 
-class Pq(Contender):
+class Pq(Gets, PutsLater, Receives):
     """As its README: `PQ(conn)["bench"]`."""
 
     name = "pq"

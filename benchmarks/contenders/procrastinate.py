@@ -12,12 +12,12 @@ from typing import Any, TypeVar
 from procrastinate import App, PsycopgConnector, SyncPsycopgConnector
 from procrastinate.jobs import Job, Status
 
-from ..contender import Contender, Data, OnJob, batches, payload
+from ..contender import Data, Holds, Leases, OnJob, PutsLater, PutsMany, Receives, batches, payload
 
 T = TypeVar("T")
 
 
-class Procrastinate(Contender):
+class Procrastinate(Leases, PutsMany, PutsLater, Holds, Receives):
     """`task.defer`, and the job manager that its workers use: what a worker adds is left out, in its favour."""
 
     name = "procrastinate"
@@ -32,12 +32,11 @@ class Procrastinate(Contender):
         logging.getLogger("procrastinate").setLevel(logging.WARNING)
         self.on_job: OnJob | None = None
 
-        @app.task(name="bench", queue="bench")  # type: ignore[untyped-decorator]
         async def bench(**data: Any) -> None:
             assert self.on_job is not None
             self.on_job(data)
 
-        self.task = bench
+        self.task = app.task(name="bench", queue="bench")(bench)
         return app
 
     def install(self) -> None:

@@ -8,14 +8,14 @@ from collections.abc import Iterable
 
 import psycopg2
 
-from ..contender import Contender, Data, batches, payload
+from ..contender import Data, Gets, batches, payload
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # it compares with a literal by `is`
     import q4pg
 
 
-class Q4pg(Contender):
+class Q4pg(Gets):
     """As its README, on a session of the caller's: without one it connects for each call."""
 
     name = "py-q4pg"
