@@ -70,7 +70,8 @@ def main() -> None:
                 results["workloads"][key] = measure(bench, key, kinds)
             else:
                 print(f"{key}: {functions.SECTIONS[key][0]}", flush=True)
-                results["functions"][key] = functions.SECTIONS[key][1](bench, kinds)
+                everywhere = [kind for kind in kinds if not kind.workloads]
+                results["functions"][key] = functions.SECTIONS[key][1](bench, everywhere)
             results["ended"] = datetime.now(UTC).isoformat(timespec="seconds")
             # After each, so that an interrupted run is not lost.
             out.write_text(json.dumps(results, indent=1) + "\n")
@@ -154,6 +155,7 @@ def measure(bench: Bench, key: str, kinds: list[type[Contender]]) -> dict[str, A
         if all(issubclass(kind, operation) for operation in workload.needs)
         and (not workload.only or kind.name in workload.only)
         and kind.name not in workload.but
+        and (not kind.workloads or key in kind.workloads)
     ]
     rounds = bench.options.snapshot_rounds if key.startswith("W9") else bench.options.rounds
     results: dict[str, list[Any]] = {kind.name: [] for kind in entrants}

@@ -24,6 +24,7 @@ NAMES = (
     "ours",
     "ours-sql",
     "bare",
+    "bare-from-last",
     "pgqueuer",
     "pq",
     "pgmq",
@@ -32,7 +33,7 @@ NAMES = (
     "hotqueue",
     "hotqueue-durable",
 )
-NOT_RIVALS = ("ours", "ours-sql", "bare")
+NOT_RIVALS = ("ours", "ours-sql", "bare", "bare-from-last")
 
 # Jobs in one statement where many are put to prepare a measurement.
 BATCH = 10_000
@@ -68,6 +69,8 @@ class Contender(ABC):
     needs: ClassVar[str] = "postgresql"
     # How many jobs are in the queue and can be taken, and the sum of their numbers: count, sum.
     left_sql: ClassVar[str] = ""
+    # The workloads that it takes part in, if not all for which it has the operations.
+    workloads: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, place: Place) -> None:
         self.place = place
@@ -215,7 +218,9 @@ def batches(numbers: Iterable[int], size: int = BATCH) -> Iterable[list[int]]:
 
 def module_of(name: str) -> str:
     """Where a contender is written."""
-    module = {"ours-sql": "ours", "py-q4pg": "q4pg", "hotqueue-durable": "hotqueue"}.get(name, name)
+    module = {"ours-sql": "ours", "bare-from-last": "bare", "py-q4pg": "q4pg", "hotqueue-durable": "hotqueue"}.get(
+        name, name
+    )
     return f"benchmarks.contenders.{module}"
 
 

@@ -368,7 +368,13 @@ TABLES: dict[str, Callable[[Results], str]] = {
 
 
 def _style(name: str) -> dict[str, Any]:
-    colours = {"ours": "#d62728", "ours-sql": "#ff9896", "bare": "#555555", "hotqueue": "#dddddd"}
+    colours = {
+        "ours": "#d62728",
+        "ours-sql": "#ff9896",
+        "bare": "#555555",
+        "bare-from-last": "#aaaaaa",
+        "hotqueue": "#dddddd",
+    }
     rivals = [name for name in NAMES if name not in colours]
     palette = ["#1f77b4", "#2ca02c", "#9467bd", "#8c564b", "#e377c2", "#bcbd22", "#17becf"]
     return {"color": colours.get(name) or palette[rivals.index(name) % len(palette)]}

@@ -533,7 +533,7 @@ WORKLOADS = {
             long_snapshot_transactional,
             (Gets,),
             unit="ratio",
-            only=("ours", "bare"),
+            only=("ours", "bare", "bare-from-last"),
             on_demand=True,
         ),
         Workload(
@@ -542,7 +542,7 @@ WORKLOADS = {
             long_snapshot_leased,
             (Leases,),
             unit="ratio",
-            only=("ours", "bare"),
+            only=("ours", "bare", "bare-from-last"),
             on_demand=True,
         ),
         Workload(

@@ -29,6 +29,13 @@ _LEASE_MANY = f"""
     update bare_job j set lease_until = now() + interval '5 minutes'
     from claimed where j.id = claimed.id returning j.id, j.data
 """
+# Unsafe, as BareFromLast says.
+_NEXT = "where id > %s"
+_GET_NEXT = f"delete from bare_job where id = ({_CLAIM.format(_NEXT, 1)}) returning id, data"
+_LEASE_NEXT = f"""
+    update bare_job set lease_until = now() + interval '5 minutes'
+    where id = ({_CLAIM.format(f"{_NEXT} and lease_until is null", 1)}) returning id, data
+"""
 _RELEASE = "update bare_job set lease_until = null where id = %s"
 _COMPLETE = "delete from bare_job where id = %s"
 _COMPLETE_MANY = "delete from bare_job where id = any(%s)"
@@ -114,3 +121,42 @@ class Bare(Gets, Leases, Cycles, PutsMany, GetsMany, LeasesMany, Receives):
                     return
             if not list(self.conn.notifies(timeout=1, stop_after=1)) and not on_job(None):
                 return
+
+
+class BareFromLast(Bare):
+    """Bare, but a consumer looks only at ids above the last one that it took: past the dead rows of all before.
+
+    No queue may do so. Ids are given before commits: a job with a lower one that is committed later
+    is never seen, nor is one that comes back. What safety costs is measured against it.
+    """
+
+    name = "bare-from-last"
+    about = (
+        "UNSAFE, in W9 for comparison only: bare, but a consumer scans from the last id it took, "
+        "and loses jobs that are committed late"
+    )
+    workloads = ("W9", "W9L", "W9X", "W9LX")
+
+    def connect(self) -> None:
+        """Nothing taken yet."""
+        super().connect()
+        self.last = 0
+
+    def get(self) -> Data | None:
+        """DELETE of the next."""
+        row = self._row(_GET_NEXT, self.last)
+        if row is None:
+            return None
+        self.last = row[0]
+        data: Data = row[1]
+        return data
+
+    def lease_complete(self) -> Data | None:
+        """UPDATE of the next, then DELETE."""
+        row = self._row(_LEASE_NEXT, self.last)
+        if row is None:
+            return None
+        self.last = row[0]
+        self.conn.execute(_COMPLETE, (row[0],))
+        data: Data = row[1]
+        return data
