@@ -197,6 +197,17 @@ class Receives(Contender):
         """Take job after job as a consumer does that sleeps when there are none."""
 
 
+class Sleeps(Contender):
+    """Has consumers that sleep many in a process."""
+
+    @abstractmethod
+    def sleep(self, queues: Sequence[str], asleep: Callable[[], object]) -> None:
+        """Let a consumer of each of these queues, on a connection of its own, sleep and take what wakes it, for ever.
+
+        As cheaply as can be: what they cost is missing elsewhere. `asleep` is called when they sleep.
+        """
+
+
 def payload(number: int) -> Data:
     """The data of a job: 100 bytes of JSON, with the number by which it is known again."""
     data = {"n": number, "pad": ""}

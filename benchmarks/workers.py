@@ -256,21 +256,8 @@ def receive(client: Any, ready: Ready, until: int | None = None, idle: float | N
 
 
 def sleep(client: Any, ready: Ready, queues: Sequence[str]) -> Done:
-    """Consume from each of these queues in a thread of its own, until killed."""
-
-    def consume(queue: str) -> None:
-        mine = type(client)(client.place)
-        mine.connect()
-        mine.choose([queue])
-        mine.receive(lambda job: True)
-
-    threads = [threading.Thread(target=consume, args=(queue,), daemon=True) for queue in queues]
-    for thread in threads:
-        thread.start()
-    time.sleep(1)  # until they are asleep
-    ready()
-    for thread in threads:
-        thread.join()
+    """Let a consumer of each of these queues sleep, until killed."""
+    client.sleep(queues, ready)
     return Done()
 
 

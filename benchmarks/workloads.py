@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any, TypeAlias
@@ -29,6 +29,7 @@ from .contender import (
     PutsLater,
     PutsMany,
     Receives,
+    Sleeps,
     payload,
 )
 from .server import PostgreSQL, Redis
@@ -178,11 +179,10 @@ def rate(done: list[Done]) -> Figures:
 def put(bench: Bench, kind: type[Contender], processes: int = 1, sleepers: tuple[str, ...] = ()) -> Figures:
     """W1, W2 and W12: put one at a time."""
     with bench.fresh(kind) as place:
-        # In a few processes, of many threads each: they sleep.
-        sleeping = [Worker("sleep", kind.name, place, {"queues": sleepers[n::5]}) for n in range(5 if sleepers else 0)]
+        sleeping = Worker("sleep", kind.name, place, {"queues": sleepers})
         args = {"seconds": bench.options.seconds}
         putting = [Worker("put", kind.name, place, {"first": n * 10_000_000, **args}) for n in range(processes)]
-        with started(sleeping) if sleepers else _nobody():
+        with started([sleeping]) if sleepers else nullcontext():
             done = run(putting)
         figures = rate(done)
         if not sleepers:
@@ -190,11 +190,6 @@ def put(bench: Bench, kind: type[Contender], processes: int = 1, sleepers: tuple
             if count != sum(one.put for one in done):
                 raise Wrong(f"{kind.name}: {count} jobs are there of {sum(one.put for one in done)}")
         return figures
-
-
-@contextmanager
-def _nobody() -> Iterator[None]:
-    yield
 
 
 def put_by_many(bench: Bench, kind: type[Contender]) -> Figures:
@@ -559,14 +554,14 @@ WORKLOADS = {
             "W12",
             "W2 while {sleepers} consumers of other queues sleep",
             put_beside_strangers,
-            (Receives,),
+            (Sleeps,),
             only=("ours",),
         ),
         Workload(
             "W12S",
             "W2 while {sleepers} consumers of the same queue sleep",
             put_beside_consumers,
-            (Receives,),
+            (Sleeps,),
             only=("ours",),
         ),
         Workload(

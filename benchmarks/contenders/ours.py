@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
+from psycopg_pool import AsyncConnectionPool
 
-from pgq_py import PQ, Job
+from pgq_py import PQ, AsyncPQ, Job
 
 from ..contender import (
     Chooses,
@@ -24,12 +26,13 @@ from ..contender import (
     PutsLater,
     PutsMany,
     Receives,
+    Sleeps,
 )
 
 _LEFT = "select count(*), coalesce(sum((data->>'n')::bigint), 0) from queue_job where ready_at is null"
 
 
-class Ours(Chooses, Gets, Leases, Cycles, PutsMany, GetsMany, LeasesMany, PutsLater, Holds, Receives):
+class Ours(Chooses, Gets, Leases, Cycles, PutsMany, GetsMany, LeasesMany, PutsLater, Holds, Receives, Sleeps):
     """The Python package, on one psycopg connection."""
 
     name = "ours"
@@ -122,6 +125,24 @@ class Ours(Chooses, Gets, Leases, Cycles, PutsMany, GetsMany, LeasesMany, PutsLa
         for job in jobs:
             if not on_job(None if job is None else job.data):
                 return
+
+    def sleep(self, queues: Sequence[str], asleep: Callable[[], object]) -> None:
+        """`async for job in queue.consume()`, tasks of one thread: 50 threads would wake each other."""
+        asyncio.run(self._sleep(queues, asleep))
+
+    async def _sleep(self, queues: Sequence[str], asleep: Callable[[], object]) -> None:
+        async def consume(queue: str) -> None:
+            async for _ in pq[queue].consume():
+                pass
+
+        size = len(queues)
+        async with AsyncConnectionPool(self.place.dsn, min_size=size, max_size=size, open=False) as pool:
+            await pool.wait()
+            pq = AsyncPQ(pool=pool)
+            consumers = [asyncio.create_task(consume(queue)) for queue in queues]
+            await asyncio.sleep(1)  # until they are asleep
+            await asyncio.to_thread(asleep)
+            await asyncio.gather(*consumers)
 
 
 class OursSQL(Chooses, Gets, Leases, PutsMany, GetsMany, LeasesMany):
