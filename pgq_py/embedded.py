@@ -236,7 +236,7 @@ def _lock(path: Path, kind: int) -> int:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(descriptor, kind)
-    except BaseException:
+    except BaseException:  # Control-C, too: it may wait long
         os.close(descriptor)
         raise
     return descriptor

@@ -209,7 +209,7 @@ class AsyncPQ:
         if not self._checked:
             try:
                 await self._check_version(session)
-            except BaseException:
+            except BaseException:  # Control-C or a cancellation, too: nobody else would give it back
                 await self._source.release(session)
                 raise
         return session

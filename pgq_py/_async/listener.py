@@ -138,8 +138,8 @@ class AsyncListener:
                 await session.run(stop)
             except Error:
                 raise
-            except BaseException:
-                await session.run(stop)  # interrupted: once more, or it listens for ever
+            except BaseException:  # Control-C or a cancellation: once more, or it listens for ever
+                await session.run(stop)
                 raise
         # What came meanwhile is ours, and would wait in memory for whoever has the connection next.
         async for _ in conn.notifies(timeout=0):

@@ -154,7 +154,8 @@ class AsyncSession:
                 # Not chained: Python's error carries the text.
                 raise PayloadError("the text has a character that the connection's client_encoding lacks") from None
             except BaseException:
-                # Psycopg has waited for the statement's end; it may have been done all the same.
+                # Control-C or a cancellation, for which psycopg has waited for the statement's end: it may
+                # have been done all the same.
                 if keep is not None and execution is not None and execution.result is not None:
                     keep(call.read(Answer(execution.result, dialect)))
                 raise
@@ -184,7 +185,8 @@ class AsyncSession:
                 try:
                     await begun.__aenter__()
                 except BaseException:
-                    # Psycopg undoes a BEGIN that was interrupted. Had it failed, nobody would ever end it.
+                    # Psycopg undoes a BEGIN that Control-C or a cancellation interrupted. Had it failed, nobody
+                    # would ever end it.
                     if transaction.is_outermost and conn.info.transaction_status != TransactionStatus.IDLE:
                         await conn.close()
                     raise

@@ -210,7 +210,7 @@ class PQ:
         if not self._checked:
             try:
                 self._check_version(session)
-            except BaseException:
+            except BaseException:  # Control-C or a cancellation, too: nobody else would give it back
                 self._source.release(session)
                 raise
         return session

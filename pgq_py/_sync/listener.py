@@ -139,8 +139,8 @@ class Listener:
                 session.run(stop)
             except Error:
                 raise
-            except BaseException:
-                session.run(stop)  # interrupted: once more, or it listens for ever
+            except BaseException:  # Control-C or a cancellation: once more, or it listens for ever
+                session.run(stop)
                 raise
         # What came meanwhile is ours, and would wait in memory for whoever has the connection next.
         for _ in conn.notifies(timeout=0):
