@@ -68,8 +68,10 @@ def _make_dumps() -> Callable[[Any], str]:
     """`json.dumps` with our options, without what it makes anew at each call: half of its time."""
     # Circular data ends with a RecursionError, too.
     encoder = json.JSONEncoder(allow_nan=False, ensure_ascii=False, check_circular=False, separators=(",", ":"))
+    # None in a Python without the C module: then to call it is a TypeError, too.
+    make_encoder: Any = getattr(json.encoder, "c_make_encoder", None)
     try:
-        chunks = json.encoder.c_make_encoder(  # type: ignore[attr-defined]
+        chunks = make_encoder(
             None, encoder.default, json.encoder.encode_basestring, None, ":", ",", False, False, False
         )
         works = "".join(chunks({"a": [1, "ä"]}, 0)) == '{"a":[1,"ä"]}'

@@ -364,13 +364,14 @@ def wrong_order(rows: list[Any], run: Run) -> Iterator[str]:
 
 def report(conn: psycopg.Connection[Any], run: Run) -> None:
     """The figures of a run, and where to look further."""
-    half, most = conn.execute(
+    [row] = conn.execute(
         f"""
         select percentile_cont(array[0.5, 0.99]) within group (
             order by extract(epoch from taken_at - greatest(enqueued_at, schedule_at)))
         from {TABLE}
         """
-    ).fetchone()[0]  # type: ignore[index]
+    ).fetchall()
+    half, most = row[0]
     total = len(run.paths)
     print(f"{total} files done in {run.seconds:.1f} s by {WORKERS} workers: {total / run.seconds:.0f} jobs per second")
     print(f"From put (or from being due) to taken: p50 {half:.3f} s, p99 {most:.3f} s, most of it waiting in line,")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import wraps
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 from uuid import UUID
 
 START = datetime(2030, 1, 1, tzinfo=UTC)
@@ -91,14 +91,15 @@ class Transaction:
         return Transaction(dict(self.changed), set(self.held), set(self.keys), self.savepoint)
 
 
-F = TypeVar("F", bound=Callable[..., Any])
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
-def statement(call: F) -> F:
+def statement(call: Callable[Concatenate[Model, int, P], R]) -> Callable[Concatenate[Model, int, P], R]:
     """A call, in the transaction that its connection has open or in one of its own; an error undoes the transaction."""
 
     @wraps(call)
-    def run(self: Model, c: int, *args: Any, **kwargs: Any) -> Any:
+    def run(self: Model, c: int, *args: P.args, **kwargs: P.kwargs) -> R:
         alone = c not in self.open
         if alone:
             self.begin(c)
@@ -111,7 +112,7 @@ def statement(call: F) -> F:
             self.commit(c)
         return result
 
-    return run  # type: ignore[return-value]
+    return run
 
 
 class Model:

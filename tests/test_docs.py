@@ -218,7 +218,10 @@ def code_of(cell: str) -> str:
     return "\n".join(re.findall(r"`([^`]*)`", cell)).replace("\\|", "|")
 
 
-@pytest.mark.parametrize("heading", ["pq", "pq 1.9", "py-q4pg", "HotQueue", "mongoqueue", "ghettoq"])
+HEADINGS = ("pq", "pq 1.9", "py-q4pg", "HotQueue", "mongoqueue", "ghettoq")
+
+
+@pytest.mark.parametrize("heading", HEADINGS)
 def test_every_new_line_runs(
     heading: str, fresh: Database, shell: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -237,8 +240,7 @@ def test_every_new_line_runs(
 
 
 def test_every_table_is_run() -> None:
-    marks = test_every_new_line_runs.pytestmark  # type: ignore[attr-defined]
-    assert set(tables()) == set(marks[0].args[1])
+    assert set(tables()) == set(HEADINGS)
     assert all(len(row) == 3 for rows in tables().values() for row in rows)
 
 
