@@ -307,6 +307,13 @@ def _taken(
     ]
 
 
+def _variant(
+    statements: tuple[Statement, Statement], unlisten: Sequence[str]
+) -> tuple[Statement, tuple[Sequence[str], ...]]:
+    """The statement that also stops to listen, if it is to, and its first parameter."""
+    return (statements[1], (unlisten,)) if unlisten else (statements[0], ())
+
+
 def _one_kind(payloads: Sequence[Payload]) -> tuple[list[Any] | None, list[Any] | None, list[Any] | None]:
     """The three arrays of a batch; all payloads of a codec's batch must be of one kind."""
     kinds = tuple([payload[n] for payload in payloads] for n in range(3))
@@ -341,12 +348,20 @@ class Calls:
             "select array_agg(id), array_agg(is_new) from {schema}.queue_put_many(queue => %text, data => %jsonb[], "
             "data_text => %text[], data_bytes => %bytea[], dedupe_keys => %text[], " + options + ")"
         )
-        self._get = function("select " + _JOB + " from {schema}.queue_get(%text, %int, %bool)")
-        self._get_any = function("select " + _JOB + ", queue from {schema}.queue_get_any(%text[], %int, %bool)")
-        self._lease = function("select " + _LEASED + " from {schema}.queue_lease(%text, %int, %interval, %text, %bool)")
-        self._lease_any = function(
-            "select " + _LEASED + ", queue from {schema}.queue_lease_any(%text[], %int, %interval, %text, %bool)"
-        )
+        # Each twice. The second is for a sleeper that was woken: where there is a job, and only there, the select
+        # list is evaluated, after the function. The job is with whoever waits for it a round trip earlier.
+        unlisten = "(select count({schema}.queue_unlisten(name)) from unnest(%text[]) as name)"
+
+        def take(columns: str, source: str, queue: str = "") -> tuple[Statement, Statement]:
+            return (
+                function(f"select {columns}{queue} from {{schema}}.{source}"),
+                function(f"select {columns}, {unlisten}{queue} from {{schema}}.{source}"),
+            )
+
+        self._get = take(_JOB, "queue_get(%text, %int, %bool)")
+        self._get_any = take(_JOB, "queue_get_any(%text[], %int, %bool)", ", queue")
+        self._lease = take(_LEASED, "queue_lease(%text, %int, %interval, %text, %bool)")
+        self._lease_any = take(_LEASED, "queue_lease_any(%text[], %int, %interval, %text, %bool)", ", queue")
         self._complete = function("select {schema}.queue_complete(%text, %bigint, %uuid)")
         self._error = function(
             "select {schema}.queue_error(%text, %bigint, %uuid, message => %text, retry_in => %interval, bury => %bool)"
@@ -477,23 +492,33 @@ class Calls:
             _ids if keys is None else _keyed_ids,
         )
 
-    def get(self, queues: Sequence[str], count: int, promote: bool) -> Call[list[Taken]]:
-        """Up to COUNT jobs of one queue or of several in turn."""
-        if len(queues) == 1:
-            name = queues[0]
-            return Call(self._get, (name, count, promote), lambda answer: _taken(answer, _JOB_PLACES, name))
-        return Call(self._get_any, (queues, count, promote), lambda answer: _taken(answer, _JOB_PLACES, None))
+    def get(self, queues: Sequence[str], count: int, promote: bool, unlisten: Sequence[str] = ()) -> Call[list[Taken]]:
+        """Up to COUNT jobs of one queue or of several in turn; if there are any, be notified of UNLISTEN no more."""
+        name = queues[0] if len(queues) == 1 else None
+        statement, first = _variant(self._get_any if name is None else self._get, unlisten)
+        return Call(
+            statement,
+            (*first, queues if name is None else name, count, promote),
+            lambda answer: _taken(answer, _JOB_PLACES, name),
+        )
 
     def lease(
-        self, queues: Sequence[str], count: int, lease_for: Duration | None, consumer: str, promote: bool
+        self,
+        queues: Sequence[str],
+        count: int,
+        lease_for: Duration | None,
+        consumer: str,
+        promote: bool,
+        unlisten: Sequence[str] = (),
     ) -> Call[list[Taken]]:
-        """Up to COUNT jobs of one queue or of several in turn, leased."""
+        """The same, leased."""
         lease = length("lease_for", lease_for)
         given = {"consumer": consumer} if lease is None else {"consumer": consumer, "lease_for": lease}
         name = queues[0] if len(queues) == 1 else None
+        statement, first = _variant(self._lease_any if name is None else self._lease, unlisten)
         return Call(
-            self._lease_any if name is None else self._lease,
-            (queues if name is None else name, count, lease, consumer, promote),
+            statement,
+            (*first, queues if name is None else name, count, lease, consumer, promote),
             lambda answer: _taken(answer, _LEASED_PLACES, name, given),
         )
 

@@ -41,8 +41,7 @@ def convert(text: str) -> str:
         text = Path(folder, "_sync", "module.py").read_text()
     text = re.sub(r"^(\s*)# sync: ?", r"\1", text, flags=re.MULTILINE)
     # What is awaited is returned as it is.
-    text = re.sub(r"\bAwaitable\[", "Plain[", text)
-    text = re.sub(r"Callable\[\[\], Plain\[(\w+)\]\]", r"Callable[[], \1]", text).replace(" Awaitable,", "")
+    text = re.sub(r"\bAwaitable\[((?:[^\[\]]|\[[^\[\]]*\])*)\]", r"\1", text).replace(" Awaitable,", "")
     text = text.replace("_async", "_sync").replace("Asynchronous", "Synchronous")
     return tidy(HEADER + text)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import psycopg
 from psycopg.pq import TransactionStatus
@@ -16,6 +18,8 @@ from ..errors import CannotWait, Error, translate
 if TYPE_CHECKING:
     from .client import AsyncPQ
     from .session import AsyncSession
+
+T = TypeVar("T")
 
 # However it is woken, a consumer looks again after this many seconds: a notification decides nothing.
 POLL = 2.0
@@ -78,6 +82,16 @@ class AsyncListener:
             await session.run(self._pq.calls.listen(self._queues))
         self._heard = session.listening.heard
 
+    async def last(self, attempt: Callable[[Sequence[str]], Awaitable[list[T]]]) -> list[T]:
+        """Make an attempt that, where it gives anything, stops to listen in the same round trip."""
+        if self._on is not self._session:
+            return await attempt(())
+        async with self._session.listening.lock:
+            found = await attempt(self._over())
+            if found:
+                self._forget()
+        return found
+
     async def wait(self) -> float:
         """How many seconds to sleep at most, from before the next look into the queues."""
         call = self._pq.calls.wait(self._queues)
@@ -126,24 +140,34 @@ class AsyncListener:
             await self._let_go()
 
     async def _stop(self, session: AsyncSession) -> None:
-        conn = await session.connection()
         async with session.listening.lock:
-            session.listening.queues.subtract(self._counted)
-            session.listening.queues = +session.listening.queues
-            over = [queue for queue in self._counted if queue not in session.listening.queues]
-            if not over:
-                return
-            stop = self._pq.calls.unlisten(over)
-            try:
-                await session.run(stop)
-            except Error:
-                raise
-            except BaseException:  # Control-C or a cancellation: once more, or it listens for ever
-                await session.run(stop)
-                raise
-        # What came meanwhile is ours, and would wait in memory for whoever has the connection next.
-        async for _ in conn.notifies(timeout=0):
-            session.listening.heard += 1
+            over = self._over()
+            self._forget()
+            if over:
+                stop = self._pq.calls.unlisten(over)
+                try:
+                    await session.run(stop)
+                except Error:
+                    raise
+                except BaseException:
+                    # Interrupted, by Control-C or a cancellation: once more, or it listens for ever.
+                    await session.run(stop)
+                    raise
+        if not session.listening.queues:
+            # What came meanwhile is ours, and would wait in memory for whoever has the connection next.
+            conn = await session.connection()
+            async for _ in conn.notifies(timeout=0):
+                session.listening.heard += 1
+
+    def _over(self) -> list[str]:
+        """Our queues that nobody else on the connection listens to."""
+        assert self._on is not None  # or there is nothing to stop
+        return [queue for queue in self._counted if self._on.listening.queues[queue] <= 1]
+
+    def _forget(self) -> None:
+        assert self._on is not None
+        self._on.listening.queues -= Counter(self._counted)
+        self._counted = ()
 
     async def _let_go(self) -> None:
         if self._on is not None and self._on is not self._session:

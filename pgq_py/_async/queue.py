@@ -45,8 +45,8 @@ Ids: TypeAlias = list[JobId]
 _KEEP: Any = object()
 
 
-# What takes the jobs; its argument says whether it may promote.
-MakeCall: TypeAlias = Callable[[bool], Call[list[Taken]]]
+# What takes the jobs; its arguments say whether it may promote, and what to listen to no more if there are any.
+MakeCall: TypeAlias = Callable[[bool, Sequence[str]], Call[list[Taken]]]
 
 
 class AsyncConsumer(ABC):
@@ -116,7 +116,7 @@ class AsyncConsumer(ABC):
         return await self._take_or_wait(self._get_call(count), block, timeout)
 
     def _get_call(self, count: int) -> MakeCall:
-        return lambda promote: self._pq.calls.get(self._order(), count, promote)
+        return lambda promote, unlisten: self._pq.calls.get(self._order(), count, promote, unlisten)
 
     async def lease(
         self,
@@ -170,7 +170,9 @@ class AsyncConsumer(ABC):
         check_count(count)
         name = _consumer_of(os.getpid()) if consumer is None else consumer
         return await self._take_or_wait(
-            lambda promote: self._pq.calls.lease(self._order(), count, lease_for, name, promote), block, timeout
+            lambda promote, unlisten: self._pq.calls.lease(self._order(), count, lease_for, name, promote, unlisten),
+            block,
+            timeout,
         )
 
     async def _take_or_wait(self, make: MakeCall, block: bool, timeout: float | None) -> Jobs:
@@ -181,8 +183,8 @@ class AsyncConsumer(ABC):
                 jobs = await self._take(session, make, taken)
                 if not jobs and may_wait(block, timeout):
 
-                    async def attempt() -> Jobs:
-                        return await self._take(session, make, taken)
+                    async def attempt(unlisten: Sequence[str] = ()) -> Jobs:
+                        return await self._take(session, make, taken, unlisten)
 
                     async with AsyncListener(self._pq, session, self._order()) as listener:
                         jobs = await self._until(listener, attempt, deadline)
@@ -191,8 +193,10 @@ class AsyncConsumer(ABC):
             await self._give_back(taken, error)
             raise
 
-    async def _take(self, session: AsyncSession, make: MakeCall, taken: dict[int, Taken]) -> Jobs:
-        """Take jobs that can be read; those that can't go to the dead.
+    async def _take(
+        self, session: AsyncSession, make: MakeCall, taken: dict[int, Taken], unlisten: Sequence[str] = ()
+    ) -> Jobs:
+        """Take jobs that can be read; those that can't go to the dead. If it gives any, stop to listen.
 
         `taken` holds whatever has left the queue and has not gone to the dead.
         """
@@ -203,7 +207,7 @@ class AsyncConsumer(ABC):
 
         while True:
             promote = await session.is_own()
-            rows = await session.run(make(promote), keep)
+            rows = await session.run(make(promote, unlisten), keep)
             jobs = []
             for row in rows:
                 try:
@@ -221,6 +225,8 @@ class AsyncConsumer(ABC):
                     del taken[row.id]
             if jobs or not rows:
                 return jobs
+            if unlisten:
+                await session.run(self._pq.calls.listen(unlisten))
 
     async def _give_back(self, taken: dict[int, Taken], error: BaseException) -> None:
         """Put again, or release, what was taken but never reached the caller, who was interrupted meanwhile.
@@ -246,7 +252,7 @@ class AsyncConsumer(ABC):
     async def _until(
         self,
         listener: AsyncListener,
-        attempt: Callable[[], Awaitable[Jobs]],
+        attempt: Callable[..., Awaitable[Jobs]],
         deadline: float | None,
     ) -> Jobs:
         """Repeat the attempt until it gives jobs or the time is over, asleep in between.
@@ -256,7 +262,7 @@ class AsyncConsumer(ABC):
         """
         is_woken = False
         while True:
-            if is_woken and (jobs := await attempt()):
+            if is_woken and (jobs := await listener.last(attempt)):
                 return jobs
             pause = await listener.wait()
             jobs = await attempt()

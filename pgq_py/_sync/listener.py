@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import psycopg
 from psycopg.pq import TransactionStatus
@@ -17,6 +19,8 @@ from ..errors import CannotWait, Error, translate
 if TYPE_CHECKING:
     from .client import PQ
     from .session import Session
+
+T = TypeVar("T")
 
 # However it is woken, a consumer looks again after this many seconds: a notification decides nothing.
 POLL = 2.0
@@ -79,6 +83,16 @@ class Listener:
             session.run(self._pq.calls.listen(self._queues))
         self._heard = session.listening.heard
 
+    def last(self, attempt: Callable[[Sequence[str]], list[T]]) -> list[T]:
+        """Make an attempt that, where it gives anything, stops to listen in the same round trip."""
+        if self._on is not self._session:
+            return attempt(())
+        with self._session.listening.lock:
+            found = attempt(self._over())
+            if found:
+                self._forget()
+        return found
+
     def wait(self) -> float:
         """How many seconds to sleep at most, from before the next look into the queues."""
         call = self._pq.calls.wait(self._queues)
@@ -127,24 +141,34 @@ class Listener:
             self._let_go()
 
     def _stop(self, session: Session) -> None:
-        conn = session.connection()
         with session.listening.lock:
-            session.listening.queues.subtract(self._counted)
-            session.listening.queues = +session.listening.queues
-            over = [queue for queue in self._counted if queue not in session.listening.queues]
-            if not over:
-                return
-            stop = self._pq.calls.unlisten(over)
-            try:
-                session.run(stop)
-            except Error:
-                raise
-            except BaseException:  # Control-C or a cancellation: once more, or it listens for ever
-                session.run(stop)
-                raise
-        # What came meanwhile is ours, and would wait in memory for whoever has the connection next.
-        for _ in conn.notifies(timeout=0):
-            session.listening.heard += 1
+            over = self._over()
+            self._forget()
+            if over:
+                stop = self._pq.calls.unlisten(over)
+                try:
+                    session.run(stop)
+                except Error:
+                    raise
+                except BaseException:
+                    # Interrupted, by Control-C or a cancellation: once more, or it listens for ever.
+                    session.run(stop)
+                    raise
+        if not session.listening.queues:
+            # What came meanwhile is ours, and would wait in memory for whoever has the connection next.
+            conn = session.connection()
+            for _ in conn.notifies(timeout=0):
+                session.listening.heard += 1
+
+    def _over(self) -> list[str]:
+        """Our queues that nobody else on the connection listens to."""
+        assert self._on is not None  # or there is nothing to stop
+        return [queue for queue in self._counted if self._on.listening.queues[queue] <= 1]
+
+    def _forget(self) -> None:
+        assert self._on is not None
+        self._on.listening.queues -= Counter(self._counted)
+        self._counted = ()
 
     def _let_go(self) -> None:
         if self._on is not None and self._on is not self._session:

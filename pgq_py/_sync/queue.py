@@ -46,8 +46,8 @@ Ids: TypeAlias = list[JobId]
 _KEEP: Any = object()
 
 
-# What takes the jobs; its argument says whether it may promote.
-MakeCall: TypeAlias = Callable[[bool], Call[list[Taken]]]
+# What takes the jobs; its arguments say whether it may promote, and what to listen to no more if there are any.
+MakeCall: TypeAlias = Callable[[bool, Sequence[str]], Call[list[Taken]]]
 
 
 class Consumer(ABC):
@@ -117,7 +117,7 @@ class Consumer(ABC):
         return self._take_or_wait(self._get_call(count), block, timeout)
 
     def _get_call(self, count: int) -> MakeCall:
-        return lambda promote: self._pq.calls.get(self._order(), count, promote)
+        return lambda promote, unlisten: self._pq.calls.get(self._order(), count, promote, unlisten)
 
     def lease(
         self,
@@ -171,7 +171,9 @@ class Consumer(ABC):
         check_count(count)
         name = _consumer_of(os.getpid()) if consumer is None else consumer
         return self._take_or_wait(
-            lambda promote: self._pq.calls.lease(self._order(), count, lease_for, name, promote), block, timeout
+            lambda promote, unlisten: self._pq.calls.lease(self._order(), count, lease_for, name, promote, unlisten),
+            block,
+            timeout,
         )
 
     def _take_or_wait(self, make: MakeCall, block: bool, timeout: float | None) -> Jobs:
@@ -182,8 +184,8 @@ class Consumer(ABC):
                 jobs = self._take(session, make, taken)
                 if not jobs and may_wait(block, timeout):
 
-                    def attempt() -> Jobs:
-                        return self._take(session, make, taken)
+                    def attempt(unlisten: Sequence[str] = ()) -> Jobs:
+                        return self._take(session, make, taken, unlisten)
 
                     with Listener(self._pq, session, self._order()) as listener:
                         jobs = self._until(listener, attempt, deadline)
@@ -192,8 +194,8 @@ class Consumer(ABC):
             self._give_back(taken, error)
             raise
 
-    def _take(self, session: Session, make: MakeCall, taken: dict[int, Taken]) -> Jobs:
-        """Take jobs that can be read; those that can't go to the dead.
+    def _take(self, session: Session, make: MakeCall, taken: dict[int, Taken], unlisten: Sequence[str] = ()) -> Jobs:
+        """Take jobs that can be read; those that can't go to the dead. If it gives any, stop to listen.
 
         `taken` holds whatever has left the queue and has not gone to the dead.
         """
@@ -204,7 +206,7 @@ class Consumer(ABC):
 
         while True:
             promote = session.is_own()
-            rows = session.run(make(promote), keep)
+            rows = session.run(make(promote, unlisten), keep)
             jobs = []
             for row in rows:
                 try:
@@ -222,6 +224,8 @@ class Consumer(ABC):
                     del taken[row.id]
             if jobs or not rows:
                 return jobs
+            if unlisten:
+                session.run(self._pq.calls.listen(unlisten))
 
     def _give_back(self, taken: dict[int, Taken], error: BaseException) -> None:
         """Put again, or release, what was taken but never reached the caller, who was interrupted meanwhile.
@@ -247,7 +251,7 @@ class Consumer(ABC):
     def _until(
         self,
         listener: Listener,
-        attempt: Callable[[], Jobs],
+        attempt: Callable[..., Jobs],
         deadline: float | None,
     ) -> Jobs:
         """Repeat the attempt until it gives jobs or the time is over, asleep in between.
@@ -257,7 +261,7 @@ class Consumer(ABC):
         """
         is_woken = False
         while True:
-            if is_woken and (jobs := attempt()):
+            if is_woken and (jobs := listener.last(attempt)):
                 return jobs
             pause = listener.wait()
             jobs = attempt()
