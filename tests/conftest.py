@@ -11,6 +11,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from checkout import Checkout, with_second_version
 from pytest_postgresql import factories
 from pytest_postgresql.janitor import DatabaseJanitor
 from servers import Server, find_servers
@@ -248,3 +249,9 @@ def database(version: str, server: Server, request: pytest.FixtureRequest) -> It
 def conn(database: Database) -> psycopg.Connection[Any]:
     """An autocommit connection to the test's database."""
     return database.connect()
+
+
+@pytest.fixture(scope="session")
+def second(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    """A copy of the repository with one version more. To be read only."""
+    return with_second_version(tmp_path_factory.mktemp("second"))
