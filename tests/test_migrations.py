@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 from catalogue import everything, fingerprint
-from checkout import ROOT, Checkout, with_second_version
+from checkout import ROOT, Checkout
 from psycopg import sql
 from servers import Server
 
@@ -54,12 +54,6 @@ def empty(server: Server) -> Iterator[Empty]:
 def conn(empty: Empty) -> Iterator[Connection]:
     with psycopg.connect(empty.dsn, autocommit=True) as conn:
         yield conn
-
-
-@pytest.fixture(scope="module")
-def second(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    """A copy of the repository with one version more."""
-    return with_second_version(tmp_path_factory.mktemp("second"))
 
 
 @pytest.fixture
@@ -235,6 +229,7 @@ def test_the_fingerprint_does_not_depend_on_the_schema_and_sees_what_matters(con
         assert fingerprint(conn) == before
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("schema", SCHEMAS)
 def test_up_down_and_up_again(empty: Empty, conn: Connection, schema: str) -> None:
     here = Checkout()
@@ -252,6 +247,7 @@ def test_up_down_and_up_again(empty: Empty, conn: Connection, schema: str) -> No
     assert everything(conn) == nothing
 
 
+@pytest.mark.long
 def test_several_installations_side_by_side_do_not_meet(empty: Empty, conn: Connection) -> None:
     names = ["public", "Billing queue", 'quo"te', "100%s", "dot.ted", "it's $1"]
     for name in names:
@@ -290,6 +286,7 @@ def test_reading_the_version_makes_nothing(empty: Empty, conn: Connection) -> No
 # Two at once, locks, errors
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("schema", SCHEMAS)
 def test_migrating_from_several_processes_at_once(empty: Empty, conn: Connection, schema: str) -> None:
     commands = [
@@ -323,6 +320,7 @@ def wait_for_waiting(conn: Connection, count: int) -> None:
         conn.execute("select pg_stat_clear_snapshot()")
 
 
+@pytest.mark.long
 def test_lock_timeout_aborts_the_whole_migration_which_can_be_run_again(
     empty: Empty, conn: Connection, second: Checkout
 ) -> None:
@@ -342,6 +340,7 @@ def test_lock_timeout_aborts_the_whole_migration_which_can_be_run_again(
     assert job == 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("arguments", [["-m", "alembic", "upgrade", "head"], ["-c", PGQ_PY, "migrate"]])
 def test_a_higher_isolation_level_by_default_does_not_hide_the_other_migration(
     empty: Empty, conn: Connection, arguments: list[str]
@@ -453,6 +452,7 @@ def run_by_command(checkout: Checkout, dsn: str, forwards: bool, revision: str) 
     checkout.command("migrate", "--dsn", dsn, "--revision", revision, *([] if forwards else ["--down"]))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("run", [run_by_alembic, run_by_command])
 def test_from_the_oldest_version_to_a_newer_one_and_back_with_all_jobs(
     empty: Empty, conn: Connection, second: Checkout, run: Callable[[Checkout, str, bool, str], None]
@@ -485,6 +485,7 @@ def test_from_the_oldest_version_to_a_newer_one_and_back_with_all_jobs(
     assert put(conn, "public", "apples", "1") > max(ids)
 
 
+@pytest.mark.long
 def test_the_printed_script_goes_from_version_to_version(empty: Empty, conn: Connection, second: Checkout) -> None:
     nothing = everything(conn)
     head = f"{int(migrate.HEAD) + 1:04}"
@@ -568,6 +569,7 @@ def host_alembic(host: Checkout, dsn: str, *args: str) -> str:
     return host.python("-c", start, "-x", f"dsn={dsn}", *args, PYTHONPATH=str(ROOT)).stdout
 
 
+@pytest.mark.long
 def test_a_host_installs_the_queue_in_its_own_history(empty: Empty, conn: Connection, host: Checkout) -> None:
     load_sources(conn, ROOT, "Billing queue")
     wanted = fingerprint(conn, "Billing queue")
@@ -589,6 +591,7 @@ def test_a_host_installs_the_queue_in_its_own_history(empty: Empty, conn: Connec
     assert fingerprint(conn, "Billing queue") == wanted
 
 
+@pytest.mark.long
 def test_a_hosts_autogenerate_leaves_our_tables_alone(empty: Empty, conn: Connection, host: Checkout) -> None:
     host_alembic(host, empty.dsn, "upgrade", "head")
     host_alembic(host, empty.dsn, "revision", "--autogenerate", "-m", "x")

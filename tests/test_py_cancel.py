@@ -62,6 +62,7 @@ async def test_cancelled_gets_lose_no_job(world, conn, kind, how):
                 job = await queue.get()
                 await cursor.execute("insert into done values (%s)", [job.data])
 
+    # Slept is until a random moment, because that is the subject: a cancellation can come at any.
     for n in range(200):
         if n % 10 == 0:
             # Not cancelled: how long it takes here and now, for the others to be cancelled within.
@@ -92,8 +93,10 @@ async def test_a_get_cancelled_while_it_leaves_gives_the_job_back(database, conn
 
     async def stop_later(self: Any, session: Any) -> None:
         leaving.set()
-        await asyncio.sleep(0.01)
-        await stop(self, session)
+        try:
+            await asyncio.Event().wait()  # until it is cancelled
+        finally:
+            await stop(self, session)
 
     monkeypatch.setattr(AsyncListener, "_stop", stop_later)
     async with AsyncPQ(database.dsn) as pq:

@@ -157,7 +157,7 @@ def test_a_worker_killed_while_it_keeps_a_job_alive_keeps_nothing(workers, queue
     assert queue.lease(timeout=PATIENCE).id == id
 
 
-def test_a_job_that_crashes_its_worker_dies_and_the_others_flow(workers, queue, conn):
+def test_a_job_that_crashes_its_worker_dies_and_the_others_flow(workers, queue):
     """Each crash is one of its attempts; whoever runs the workers starts them again."""
     queue.configure(max_attempts=1000)
     poison = queue.put("poison", priority=1, max_attempts=3)
@@ -168,16 +168,12 @@ def test_a_job_that_crashes_its_worker_dies_and_the_others_flow(workers, queue, 
     patience = monotonic() + 3 * PATIENCE
     while queue.count(scheduled=True):
         assert monotonic() < patience
-        for worker in running:
-            if worker.process.poll() is not None:
-                assert worker.process.returncode == 9
-                crashed.append(worker.name)
-                running.remove(worker)
-                running.append(workers("work", f"worker {count}"))
-                count += 1
-                break
-        else:
-            conn.execute("select pg_sleep(0.02)")
+        for worker in [worker for worker in running if worker.process.poll() is not None]:
+            assert worker.process.returncode == 9
+            crashed.append(worker.name)
+            running.remove(worker)
+            running.append(workers("work", f"worker {count}"))
+            count += 1
     (dead,) = queue.dead()
     assert dead.id == poison
     assert dead.reason == "attempt 3 of 3 failed: the lease ran out"

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import inspect
 import signal
 import sys
 import threading
@@ -43,21 +44,18 @@ def row(conn: psycopg.Connection[Any]) -> Any:
 
 
 async def settle() -> None:
-    """Let the loop close what was dropped."""
+    """Until the loop has closed what was dropped: in its next turn it makes tasks, of no coroutines of ours."""
     gc.collect()
-    for _ in range(3):
-        await asyncio.sleep(0.01)
+    await asyncio.sleep(0)
+    while closing := [task for task in asyncio.all_tasks() if not inspect.iscoroutine(task.get_coro())]:
+        await asyncio.wait(closing)
+        await asyncio.sleep(0)
 
 
-async def wait_for_row(conn: psycopg.Connection[Any], attempts: int) -> Any:
-    """The only job, with so many attempts."""
-    gc.collect()
-    for _ in range(int(PATIENCE / 0.01)):
-        rows = conn.execute(ROW).fetchall()
-        if rows and rows[0][0] == attempts:
-            return row(conn)
-        await asyncio.sleep(0.01)
-    raise AssertionError(rows)
+async def settled_row(conn: psycopg.Connection[Any]) -> Any:
+    """The only job, when what was dropped is closed."""
+    await settle()
+    return row(conn)
 
 
 def failed(found: Any, end: str, attempt: int = 1) -> None:
@@ -265,7 +263,7 @@ async def test_an_exception_in_listen_counts(each, conn):
     with pytest.raises(LookupError):
         async for _ in each.listen():
             raise LookupError("mine")
-    failed(await wait_for_row(conn, 1), 'raise LookupError("mine")')
+    failed(await settled_row(conn), 'raise LookupError("mine")')
 
 
 async def test_an_exception_from_further_down_counts(queue, conn):
@@ -276,7 +274,7 @@ async def test_an_exception_from_further_down_counts(queue, conn):
     with pytest.raises(LookupError):
         async for _ in queue.listen():
             deeper()
-    failed(await wait_for_row(conn, 1), "in deeper")
+    failed(await settled_row(conn), "in deeper")
 
 
 async def test_an_exception_that_went_through_other_blocks_tells_what_it_was(queue, conn):
@@ -286,7 +284,7 @@ async def test_an_exception_that_went_through_other_blocks_tells_what_it_was(que
         async for _ in queue.listen():
             with contextlib.ExitStack():
                 raise LookupError("mine")
-    failed(await wait_for_row(conn, 1), "LookupError: mine")
+    failed(await settled_row(conn), "LookupError: mine")
 
 
 async def test_an_exception_that_the_generator_is_told_of_counts(queue, conn):
@@ -444,7 +442,7 @@ async def test_loops_in_loops_count_each_for_itself(world, conn):
             async for _ in pq["pears"].listen():
                 break
             raise LookupError("outer")
-    failed(await wait_for_row(conn, 1), "outer")
+    failed(await settled_row(conn), "outer")
     assert [job.attempts for job in await pq["pears"].list(scheduled=True)] == [0]
 
 
@@ -542,6 +540,7 @@ async def test_a_put_that_is_cancelled_can_be_repeated_with_its_key(database, co
     async with AsyncPQ(database.dsn) as pq:
         queue = pq["apples"]
         for n in range(20):
+            # Cancelled at several moments of the statement, because that is the subject.
             task = asyncio.create_task(queue.put(n, dedupe_key=f"k{n}"))
             await asyncio.sleep(0.0005 * (n % 6))
             task.cancel()

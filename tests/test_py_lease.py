@@ -20,6 +20,8 @@ import pytest
 from worlds import PATIENCE, Background, World, plain
 
 from pgq_py import PQ, AsyncPQ, errors
+from pgq_py._async.keeper import AsyncKeeper
+from pgq_py._sync.keeper import Keeper as SyncKeeper
 
 pytest_plugins = ("world_fixtures",)
 WAYS = ["address", "pool", "conn", "autocommit"]
@@ -705,8 +707,10 @@ async def test_a_lease_cancelled_while_it_waits_or_leaves_loses_nothing(database
 
     async def stop_later(self: Any, session: Any) -> None:
         leaving.set()
-        await asyncio.sleep(0.01)
-        await stop(self, session)
+        try:
+            await asyncio.Event().wait()  # until it is cancelled
+        finally:
+            await stop(self, session)
 
     monkeypatch.setattr(AsyncListener, "_stop", stop_later)
     leaving = asyncio.Event()
@@ -766,6 +770,7 @@ async def test_a_lease_cancelled_at_random_loses_nothing_and_counts_nothing(data
         ids = await queue.put_many(range(30))
         leased = []
         for n in range(30):
+            # Cancelled at several moments of the statement, because that is the subject.
             task = asyncio.create_task(queue.lease())
             await asyncio.sleep(0.0004 * (n % 10))
             task.cancel()
@@ -892,19 +897,52 @@ async def test_a_job_cancelled_meanwhile_is_lost(queue, conn):
 
 
 async def lost(keeper: Any) -> None:
-    patience = monotonic() + PATIENCE
-    while not keeper.lost:
-        assert monotonic() < patience
-        await asyncio.sleep(0.005)
+    """Until the heartbeats end, as they do when one finds that the lease is not good any more."""
+    ticker = plain(keeper)._ticker
+    if hasattr(ticker, "_thread"):
+        ticker._thread.join(PATIENCE)
+    else:
+        await asyncio.wait([ticker._task], timeout=PATIENCE)
+    assert keeper.lost
+
+
+@pytest.fixture
+def beats(monkeypatch: pytest.MonkeyPatch) -> threading.Semaphore:
+    """Released at the end of each heartbeat."""
+    done = threading.Semaphore(0)
+    beat, beat_async = SyncKeeper._beat, AsyncKeeper._beat
+
+    def beat_and_tell(self: Any) -> bool:
+        try:
+            return beat(self)
+        finally:
+            done.release()
+
+    async def beat_and_tell_async(self: Any) -> bool:
+        try:
+            return await beat_async(self)
+        finally:
+            done.release()
+
+    monkeypatch.setattr(SyncKeeper, "_beat", beat_and_tell)
+    monkeypatch.setattr(AsyncKeeper, "_beat", beat_and_tell_async)
+    return done
+
+
+async def hear(beats: threading.Semaphore, count: int) -> None:
+    """So many heartbeats that were not heard yet: waited for off the loop, on which they may be."""
+    for _ in range(count):
+        assert await asyncio.to_thread(beats.acquire, timeout=PATIENCE), "no heartbeat"
 
 
 @pytest.mark.parametrize("ending", ["complete", "error", "release"])
-async def test_a_heartbeat_after_the_end_of_the_job_is_no_loss(queue, ending):
+async def test_a_heartbeat_after_the_end_of_the_job_is_no_loss(queue, beats, ending):
     await queue.put(1)
     job = await queue.lease()
     async with job, job.keep_alive(every=0.01) as keeper:
         assert await getattr(job, ending)()
-        await asyncio.sleep(0.1)
+        # The first may have begun before the end.
+        await hear(beats, 3)
     assert keeper.lost is False
 
 
@@ -922,14 +960,15 @@ async def test_heartbeats_of_many_do_not_use_up_a_pool(world, conn):
     assert [await job.complete() for job in jobs] == [True] * 3
 
 
-async def test_a_heartbeat_that_fails_is_no_loss_while_the_lease_is_good(world, conn):
+async def test_a_heartbeat_that_fails_is_no_loss_while_the_lease_is_good(world, beats):
     """The pool has no connection to give."""
     pool = await world.pool(min_size=1, max_size=1, timeout=0.05)
     queue = world.pq(pool=pool)["apples"]
     await queue.put(1)
     job = await queue.lease()
     async with job.keep_alive(every=0.02) as keeper, queue:
-        await asyncio.sleep(0.3)
+        # The first may have begun before the block had the connection.
+        await hear(beats, 3)
         assert keeper.lost is False
     assert await job.complete()
 
@@ -968,14 +1007,15 @@ async def test_the_end_of_keeping_alive_can_be_cancelled(database, conn):
         job = await pq["apples"].lease()
         assert job is not None
         ticker = job.keep_alive(every=0.01)
-        hanging = asyncio.Event()
+        hanging, ending, over = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
         async def hang(_: Any) -> bool:
             hanging.set()
             try:
                 await asyncio.Event().wait()
             except asyncio.CancelledError:
-                await asyncio.sleep(1)
+                ending.set()
+                await over.wait()
             return True
 
         ticker._ticker._tick = hang.__get__(ticker)
@@ -985,9 +1025,9 @@ async def test_the_end_of_keeping_alive_can_be_cancelled(database, conn):
                 await hanging.wait()
 
         task = asyncio.create_task(work())
-        await hanging.wait()
-        await asyncio.sleep(0.05)
+        await ending.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+        over.set()
         assert not other.closed

@@ -470,7 +470,7 @@ async def test_tasks_that_begin_at_once_on_one_connection_do_not_mix(database, c
             try:
                 async with queue:
                     await queue.put(n)
-                    await asyncio.sleep(0)
+                    await asyncio.sleep(0)  # no time: it is the others' turn
                     if n % 2:
                         raise LookupError
                 return n

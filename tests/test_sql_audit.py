@@ -174,9 +174,8 @@ def test_the_search_path_of_the_caller_does_not_matter(conn, path):
 def test_settings_of_the_caller_do_not_matter(conn, settings):
     for name, to in settings.items():
         conn.execute(f"set {name} to {to}")
-    conn.execute("select queue_put('apples', '1', schedule_in => '1ms', dedupe_key => 'k')")
+    conn.execute("select queue_put('apples', '1', schedule_in => '1us', dedupe_key => 'k')")
     conn.execute("select queue_put('apples', data_bytes => '\\x00ff')")
-    conn.execute("select pg_sleep(0.002)")
     rows = conn.execute("select data, encode(data_bytes, 'hex') from queue_get('apples', 9)").fetchall()
     assert rows == [(1, None), (None, "00ff")]
 

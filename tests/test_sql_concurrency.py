@@ -16,14 +16,14 @@ from sql_sessions import Running, column, value
 pytestmark = pytest.mark.long
 
 PROCESSES = 8
-JOBS = 20_000
+JOBS = 10_000
 WORKER = Path(__file__).parent / "sql_worker.py"
 LEASE_WORKER = Path(__file__).parent / "sql_lease_worker.py"
 
 
 def start(database, seed, *arguments, worker=WORKER):
     if worker == WORKER:
-        arguments = (*arguments, str(JOBS // PROCESSES))
+        arguments = (*arguments, str(JOBS // PROCESSES), str(JOBS))
     return subprocess.Popen(
         [sys.executable, str(worker), database.dsn, str(seed), *arguments],
         stdout=subprocess.PIPE,
@@ -67,8 +67,8 @@ def test_eight_processes_put_and_take_with_rollbacks(database, conn):
 @pytest.mark.timeout(200)
 def test_workers_killed_with_kill_9(database, conn):
     prepare(conn)
-    for seed in range(PROCESSES):
-        finish(start(database, seed, "put"))
+    for process in [start(database, seed, "put") for seed in range(PROCESSES)]:
+        finish(process)
     pick = random.Random(1)
     workers = {seed: start(database, seed, "get") for seed in range(4)}
     listener = database.connect()

@@ -71,8 +71,7 @@ def test_get_locks_no_more_than_it_takes(database, conn, due):
     one, two = database.connect(autocommit=False), database.connect(autocommit=False)
     put(conn, *range(20))
     if due:
-        put(conn, 100, schedule_in="1ms", priority=-1)
-        conn.execute("select pg_sleep(0.002)")
+        put(conn, 100, schedule_in="1us", priority=-1)
     assert column(one, "select data from queue_get('apples', 5)") == [0, 1, 2, 3, 4]
     expected = [*range(5, 20), 100] if due else [*range(5, 20)]
     assert column(two, "select data from queue_get('apples', 99)") == expected
@@ -122,8 +121,7 @@ def test_get_any_refuses_a_bad_name(conn):
 @pytest.mark.parametrize("level", ["repeatable read", "serializable"])
 @pytest.mark.parametrize("due", [False, True])
 def test_above_read_committed_a_job_taken_meanwhile_is_an_error(database, conn, level, due):
-    put(conn, 1, **({"schedule_in": "1ms"} if due else {}))
-    conn.execute("select pg_sleep(0.002)")
+    put(conn, 1, **({"schedule_in": "1us"} if due else {}))
     one = database.connect(autocommit=False)
     one.execute(f"set transaction isolation level {level}")
     one.execute("select count(*) from queue_job")
@@ -156,8 +154,7 @@ def test_statement_timeout_takes_nothing(database, conn):
 def test_promotion_wakes_the_takers_that_found_nothing(database, conn):
     """Two consumers wake when jobs come due; one promotes them all and takes one, the other sees none."""
     one, two = database.connect(autocommit=False), database.connect()
-    put(conn, 1, 2, schedule_in="1ms", notify="false")
-    conn.execute("select pg_sleep(0.002)")
+    put(conn, 1, 2, schedule_in="1us", notify="false")
     two.execute("select queue_listen('apples')")
     assert column(one, "select data from queue_get('apples', promote => true)") == [1]
     assert column(two, "select data from queue_get('apples', promote => true)") == []
@@ -168,16 +165,14 @@ def test_promotion_wakes_the_takers_that_found_nothing(database, conn):
 
 def test_promotion_of_what_is_taken_wakes_nobody(database, conn):
     two = database.connect()
-    put(conn, 1, schedule_in="1ms", notify="false")
+    put(conn, 1, schedule_in="1us", notify="false")
     two.execute("select queue_listen('apples')")
-    conn.execute("select pg_sleep(0.002)")
     assert column(conn, "select data from queue_get('apples', promote => true)") == [1]
     conn.execute("select pg_notify(queue_channel('apples'), 'the end')")
     assert [n.payload for n in two.notifies(timeout=10, stop_after=1)] == ["the end"]
 
 
 def test_promotion_is_bounded(conn):
-    conn.execute("select queue_put_many('apples', array_fill('1'::jsonb, array[1000]), schedule_in => '1ms')")
-    conn.execute("select pg_sleep(0.002)")
+    conn.execute("select queue_put_many('apples', array_fill('1'::jsonb, array[1000]), schedule_in => '1us')")
     assert column(conn, "select data from queue_get('apples', promote => true)") == [1]
     assert value(conn, "select count(*) from queue_job where ready_at is null") == 99

@@ -96,8 +96,7 @@ def test_list_gives_waiting_jobs_last_and_those_due_first(conn):
     put(conn, "3", schedule_in="2h", priority=9)
     put(conn, "2", schedule_in="1h")
     put(conn, "1")
-    put(conn, "0", schedule_in="1ms", priority=1)
-    conn.execute("select pg_sleep(0.002)")
+    put(conn, "0", schedule_in="1us", priority=1)
     assert column(conn, "select data from queue_list('apples')") == [0, 1]
     assert column(conn, "select data from queue_list('apples', scheduled => true)") == [0, 1, 2, 3]
     assert column(conn, "select data from queue_list('apples', scheduled => true, count => 3)") == [0, 1, 2]
@@ -120,10 +119,9 @@ def test_list_and_count_see_a_job_that_is_being_taken(database, conn):
 
 def test_count_leaves_out_what_waits(conn):
     put(conn)
-    put(conn, schedule_in="1ms")
+    put(conn, schedule_in="1us")
     put(conn, schedule_in="1h")
     put(conn, queue="pears")
-    conn.execute("select pg_sleep(0.002)")
     assert value(conn, "select queue_count('apples')") == 2
     assert value(conn, "select queue_count('apples', scheduled => true)") == 3
     assert value(conn, "select queue_count('plums')") == 0
@@ -210,9 +208,8 @@ def test_stats_counts_by_condition(conn):
     put(conn)
     put(conn, schedule_in="1h")
     put(conn, schedule_in="2h")
-    put(conn, schedule_in="1ms")
+    put(conn, schedule_in="1us")
     put(conn, queue="pears")
-    conn.execute("select pg_sleep(0.002)")
     row = conn.execute(
         """
         select name, ready, scheduled, retrying, leased, dead, paused, clock_timestamp() - oldest_ready_at,
@@ -243,8 +240,7 @@ def test_stats_of_an_unknown_queue_is_a_row_of_zeros(conn):
 
 
 def test_oldest_ready_is_since_it_could_be_taken(conn):
-    put(conn, schedule_in="50ms")
-    conn.execute("select pg_sleep(0.06)")
+    put(conn, schedule_in="1us")
     assert value(conn, "select oldest_ready_at = schedule_at from queue_stats('apples'), queue_list('apples')")
 
 

@@ -330,9 +330,8 @@ def test_with_stale_statistics_no_more_is_locked_than_taken(database, due, promo
     look(one, get)
     conn.execute(
         "select queue_put_many('apples', array_fill('1'::jsonb, array[3000]), schedule_in => %s)",
-        ["1ms" if due else None],
+        ["1us" if due else None],
     )
-    conn.execute("select pg_sleep(0.002)")
     for session in (one, database.connect()):
         assert look(session, get).deleted == 7
         with session.transaction(force_rollback=True):

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -19,6 +18,7 @@ import psycopg
 import pytest
 from conftest import install
 from servers import Server
+from sql_leases import run_out
 from sql_sessions import Running, column, value
 
 pytestmark = pytest.mark.long
@@ -98,8 +98,7 @@ def all_kinds(conn, many):
         [[id for id, _ in leased[20:25]], [receipt for _, receipt in leased[20:25]]],
     )
     put_many(conn, 30, schedule_in="1 hour")
-    put_many(conn, 7, schedule_in="1 ms")
-    conn.execute("select pg_sleep(0.002)")
+    put_many(conn, 7, schedule_in="1us")
 
 
 @pytest.mark.parametrize("many", [0, 959, 960, 961, 962, 20_000])
@@ -170,9 +169,8 @@ def test_waiting_jobs_are_not_taken_for_ready_ones(conn):
 
 
 def test_more_due_than_are_looked_at(conn):
-    put_many(conn, 3000, schedule_in="1 ms")
+    put_many(conn, 3000, schedule_in="1us")
     put_many(conn, 10, schedule_in="1 hour")
-    conn.execute("select pg_sleep(0.002)")
     found = stats(conn)
     assert found["ready"] >= 1001
     assert found["ready"] + found["scheduled"] == 3010
@@ -222,9 +220,9 @@ def test_the_oldest_waits_behind_those_expected_earlier(conn):
 
 def test_next_due_is_the_end_of_an_extended_lease(conn):
     put_many(conn, 1)
-    ((id, receipt),) = lease(conn, lease="300 ms")
-    value(conn, "select queue_progress('apples', %s, %s, lease => '1 hour')", id, receipt)
-    conn.execute("select pg_sleep(0.31)")
+    ((id, receipt),) = lease(conn, lease="1 minute")
+    value(conn, "select queue_progress('apples', %s, %s, lease => '2 hours')", id, receipt)
+    run_out(conn, hours=1)
     found = stats(conn)
     assert live(conn) == {"leased": 1}
     assert found["next_due_at"] == value(conn, "select lease_until from queue_job")
@@ -291,8 +289,7 @@ def test_what_counts_as_what(conn):
     ids, receipts = [id for id, _ in rows], [receipt for _, receipt in rows]
     conn.execute("select count(*) from queue_complete_many('apples', %s, %s)", [[*ids, 1], [*receipts, None]])
     assert totals(conn) == (12, 7, 3, 2)
-    lease(conn, 1, lease="1 ms")
-    conn.execute("select pg_sleep(0.002)")
+    lease(conn, 1, lease="1us")
     assert totals(conn) == (12, 7, 3, 2)
     # Before it corrects what does not fit.
     assert fits(conn)
@@ -544,7 +541,10 @@ def test_totals_are_exact_whatever_is_rolled_back_or_killed(database, conn, kill
     try:
         pick = random.Random(3)
         for n in range(8 if kill else 0):
-            time.sleep(0.15)
+            # In the middle: they have done something since the last one died.
+            before = value(conn, "select count(*) from did")
+            while value(conn, "select count(*) from did") < before + 50:
+                pass
             victim = pick.randrange(PROCESSES)
             os.kill(processes[victim].pid, signal.SIGKILL)
             processes[victim].communicate()
@@ -703,10 +703,9 @@ def test_maintain_promotes_what_is_due_and_wakes_its_takers(database, conn):
     listener = database.connect()
     for queue in ("apples", "pears", "plums"):
         listener.execute("select queue_listen(%s)", [queue])
-        put_many(conn, 1200, queue, notify=False, schedule_in="1 hour" if queue == "plums" else "1 ms")
+        put_many(conn, 1200, queue, notify=False, schedule_in="1 hour" if queue == "plums" else "1us")
     put_many(conn, 1, "quinces")
-    lease(conn, 1, "quinces", lease="1 ms")
-    conn.execute("select pg_sleep(0.002)")
+    lease(conn, 1, "quinces", lease="1us")
     assert maintain(conn)["promote due jobs"] == 2001
     notified = {n.channel for n in listener.notifies(timeout=1)}
     assert notified == {value(conn, "select queue_channel(%s)", queue) for queue in ("apples", "pears")}
@@ -722,8 +721,7 @@ def test_maintain_passes_over_what_others_hold(database, conn):
     two.execute("set lock_timeout = '1s'")
     conn.execute("select queue_create('apples', keep_dead_for => '1 hour')")
     bury(conn, "apples", 5, "1 day")
-    put_many(conn, 5, schedule_in="1 ms")
-    conn.execute("select pg_sleep(0.002)")
+    put_many(conn, 5, schedule_in="1us")
     done = maintain(one)
     assert (done["delete dead jobs"], done["promote due jobs"]) == (5, 5)
     assert maintain(two) == NOTHING
@@ -735,9 +733,8 @@ def test_maintain_passes_over_what_others_hold(database, conn):
 def test_many_maintain_at_once(database, conn):
     conn.execute("select queue_create('apples', keep_dead_for => '1 hour')")
     bury(conn, "apples", 3000, "1 day")
-    put_many(conn, 3000, schedule_in="1 ms")
+    put_many(conn, 3000, schedule_in="1us")
     conn.execute("insert into queue_dead (queue, id, died_at, reason) values ('pears', 1, now(), 'by hand')")
-    conn.execute("select pg_sleep(0.002)")
     done = []
 
     def work():
@@ -761,7 +758,7 @@ def test_one_bad_queue_does_not_stop_the_others(conn):
     for queue in ("apples", "pears", "plums"):
         conn.execute("select queue_create(%s, keep_dead_for => '1 hour')", [queue])
         bury(conn, queue, 1, "1 day")
-        put_many(conn, 1, queue, schedule_in="1 ms")
+        put_many(conn, 1, queue, schedule_in="1us")
     conn.execute(
         """
         create function refuse() returns trigger language plpgsql as 'begin raise exception ''no''; end';
@@ -771,7 +768,6 @@ def test_one_bad_queue_does_not_stop_the_others(conn):
             execute function refuse();
         """
     )
-    conn.execute("select pg_sleep(0.002)")
     warnings = []
     conn.add_notice_handler(lambda notice: warnings.append(notice.message_primary))
     done = maintain(conn)
@@ -803,8 +799,7 @@ def test_maintain_above_read_committed_fails_at_nothing(database, conn, level):
     one.execute(f"set transaction isolation level {level}")
     conn.execute("select queue_create('apples', keep_dead_for => '1 hour')")
     bury(conn, "apples", 2, "1 day")
-    put_many(conn, 5, schedule_in="1 ms")
-    conn.execute("select pg_sleep(0.002)")
+    put_many(conn, 5, schedule_in="1us")
     assert live(one) == {"ready": 5, "dead": 2}
     conn.execute("select queue_get('apples', promote => true), queue_maintain()")
     one.add_notice_handler(lambda notice: None)

@@ -116,8 +116,7 @@ def test_wait_is_the_time_until_the_next_job_comes_due(conn):
 
 
 def test_wait_does_not_count_jobs_that_can_be_taken(conn):
-    conn.execute("select queue_put('apples', '1'), queue_put('apples', '1', schedule_in => '1ms')")
-    conn.execute("select pg_sleep(0.002)")
+    conn.execute("select queue_put('apples', '1'), queue_put('apples', '1', schedule_in => '1us')")
     assert value(conn, "select queue_wait('apples')") is None
 
 

@@ -99,7 +99,7 @@ class Torture:
             self.free.put(None)
 
     def produce(self, share: float) -> None:
-        """Put a job for whoever is about to fall asleep."""
+        """Put a job for whoever is about to fall asleep, at a random moment: that is the subject of the sleeps here."""
         dice = random.Random(f"{self.seed} {share}")
         with psycopg.connect(self.database.dsn) as conn:
             put = "select queue_put(%s, '1')"
@@ -129,7 +129,10 @@ class Torture:
                 conn.commit()
 
     def rounds(self, name: str) -> Any:
-        """For each round of a consumer a short time, for a try likely to find nothing; noted when it is done."""
+        """For each round of a consumer a short time, for a try likely to find nothing; noted when it is done.
+
+        A round begins at a random moment, too.
+        """
         dice = random.Random(f"{self.seed} {name}")
         while not self.over.is_set():
             self.committed.pop(name, None)
