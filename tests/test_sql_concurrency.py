@@ -16,7 +16,7 @@ from sql_sessions import Running, column, value
 pytestmark = pytest.mark.long
 
 PROCESSES = 8
-JOBS = 10_000
+JOBS = 20_000
 WORKER = Path(__file__).parent / "sql_worker.py"
 LEASE_WORKER = Path(__file__).parent / "sql_lease_worker.py"
 

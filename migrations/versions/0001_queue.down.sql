@@ -2,6 +2,7 @@
 -- First what was parsed when it was created, and so depends on a table or on one another.
 drop function _queue_nobody_sleeps;
 drop function _queue_key;
+drop function _queue_channel;
 drop function _queue_class;
 drop table queue_job, queue_dead, queue_setting, queue_tally, queue_total;
 

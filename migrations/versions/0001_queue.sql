@@ -204,6 +204,21 @@ comment on table queue_total is
 
 -- Below this line `make sql` copies from sql/functions; edit the functions there.
 
+-- functions/_queue_channel.sql
+create or replace function _queue_channel(
+    queue text
+)
+returns text
+language sql
+stable
+-- As _queue_key. Hashed because LISTEN cuts names after 63 bytes in silence, and pg_notify refuses them.
+return 'queue_' || to_hex(hashtextextended(current_schema() || '.' || queue collate "C", 0));
+
+comment on function _queue_channel is
+    'Private: as queue_channel, for a name that is known to be good.';
+
+revoke all on function _queue_channel from public;
+
 -- functions/_queue_check_limits.sql
 create or replace function _queue_check_limits(
     queue text,
@@ -1224,7 +1239,7 @@ as $$
 begin
     -- Called after writing, as queue_wait relies on.
     if not _queue_nobody_sleeps(queue) then
-        perform pg_notify(queue_channel(queue), '');
+        perform pg_notify(_queue_channel(queue), '');
     end if;
 end
 $$;
@@ -1359,8 +1374,7 @@ begin
     if octet_length(queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue);
     end if;
-    -- Hashed because LISTEN cuts names after 63 bytes in silence, and pg_notify refuses them.
-    return 'queue_' || to_hex(hashtextextended(current_schema() || '.' || queue collate "C", 0));
+    return _queue_channel(queue);
 end
 $$;
 
@@ -3733,7 +3747,7 @@ begin
                 perform _queue_fold(queue_put.queue);
             end if;
             if queue_put.notify and not _queue_nobody_sleeps(queue_put.queue) then
-                perform pg_notify(queue_channel(queue_put.queue), '');
+                perform pg_notify(_queue_channel(queue_put.queue), '');
             end if;
             return v_id;
         end if;
@@ -4591,11 +4605,18 @@ as $$
 declare
     v_channel text := queue_channel(queue);
     v_listening text := coalesce(current_setting('pgq_py.listening', true), '');
-    v_held text[] := regexp_match(v_listening, v_channel || ':([a-z]+)(\d+)');
+    v_unsettled text := coalesce(current_setting('pgq_py.unsettled', true), '');
     v_key bigint := _queue_key(queue);
+    v_held text[];
     v_kind integer;
 begin
     execute format('unlisten %I', v_channel);
+    -- Nothing else is listened to, and all is settled. No more than that on a job's way to who was woken for it.
+    if v_listening = ' ' || v_channel || ':one1' and v_unsettled = '' then
+        perform pg_advisory_unlock_shared(v_key), set_config('pgq_py.listening', '', false);
+        return;
+    end if;
+    v_held := regexp_match(v_listening, v_channel || ':([a-z]+)(\d+)');
     if v_held[1] = 'one' then
         for v_n in 1 .. v_held[2]::integer loop
             exit when not pg_advisory_unlock_shared(v_key);
@@ -4629,7 +4650,7 @@ begin
     perform set_config('pgq_py.listening', regexp_replace(v_listening, ' ?' || v_channel || ':\w+', ''), false);
     perform set_config(
         'pgq_py.unsettled',
-        regexp_replace(coalesce(current_setting('pgq_py.unsettled', true), ''), ' ?' || v_channel || ':\d*', ''),
+        regexp_replace(v_unsettled, ' ?' || v_channel || ':\d*', ''),
         false
     );
 end

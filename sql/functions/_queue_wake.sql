@@ -10,7 +10,7 @@ as $$
 begin
     -- Called after writing, as queue_wait relies on.
     if not _queue_nobody_sleeps(queue) then
-        perform pg_notify(queue_channel(queue), '');
+        perform pg_notify(_queue_channel(queue), '');
     end if;
 end
 $$;

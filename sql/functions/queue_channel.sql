@@ -11,8 +11,7 @@ begin
     if octet_length(queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue);
     end if;
-    -- Hashed because LISTEN cuts names after 63 bytes in silence, and pg_notify refuses them.
-    return 'queue_' || to_hex(hashtextextended(current_schema() || '.' || queue collate "C", 0));
+    return _queue_channel(queue);
 end
 $$;
 

@@ -72,7 +72,7 @@ begin
                 perform _queue_fold(queue_put.queue);
             end if;
             if queue_put.notify and not _queue_nobody_sleeps(queue_put.queue) then
-                perform pg_notify(queue_channel(queue_put.queue), '');
+                perform pg_notify(_queue_channel(queue_put.queue), '');
             end if;
             return v_id;
         end if;

@@ -10,11 +10,18 @@ as $$
 declare
     v_channel text := queue_channel(queue);
     v_listening text := coalesce(current_setting('pgq_py.listening', true), '');
-    v_held text[] := regexp_match(v_listening, v_channel || ':([a-z]+)(\d+)');
+    v_unsettled text := coalesce(current_setting('pgq_py.unsettled', true), '');
     v_key bigint := _queue_key(queue);
+    v_held text[];
     v_kind integer;
 begin
     execute format('unlisten %I', v_channel);
+    -- Nothing else is listened to, and all is settled. No more than that on a job's way to who was woken for it.
+    if v_listening = ' ' || v_channel || ':one1' and v_unsettled = '' then
+        perform pg_advisory_unlock_shared(v_key), set_config('pgq_py.listening', '', false);
+        return;
+    end if;
+    v_held := regexp_match(v_listening, v_channel || ':([a-z]+)(\d+)');
     if v_held[1] = 'one' then
         for v_n in 1 .. v_held[2]::integer loop
             exit when not pg_advisory_unlock_shared(v_key);
@@ -48,7 +55,7 @@ begin
     perform set_config('pgq_py.listening', regexp_replace(v_listening, ' ?' || v_channel || ':\w+', ''), false);
     perform set_config(
         'pgq_py.unsettled',
-        regexp_replace(coalesce(current_setting('pgq_py.unsettled', true), ''), ' ?' || v_channel || ':\d*', ''),
+        regexp_replace(v_unsettled, ' ?' || v_channel || ':\d*', ''),
         false
     );
 end
