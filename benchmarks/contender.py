@@ -24,6 +24,7 @@ NAMES = (
     "ours",
     "ours-sql",
     "bare",
+    "bare-plpgsql",
     "bare-from-last",
     "pgqueuer",
     "pq",
@@ -33,7 +34,7 @@ NAMES = (
     "hotqueue",
     "hotqueue-durable",
 )
-NOT_RIVALS = ("ours", "ours-sql", "bare", "bare-from-last")
+NOT_RIVALS = ("ours", "ours-sql", "bare", "bare-plpgsql", "bare-from-last")
 
 # Jobs in one statement where many are put to prepare a measurement.
 BATCH = 10_000
@@ -229,9 +230,13 @@ def batches(numbers: Iterable[int], size: int = BATCH) -> Iterable[list[int]]:
 
 def module_of(name: str) -> str:
     """Where a contender is written."""
-    module = {"ours-sql": "ours", "bare-from-last": "bare", "py-q4pg": "q4pg", "hotqueue-durable": "hotqueue"}.get(
-        name, name
-    )
+    module = {
+        "ours-sql": "ours",
+        "bare-plpgsql": "bare",
+        "bare-from-last": "bare",
+        "py-q4pg": "q4pg",
+        "hotqueue-durable": "hotqueue",
+    }.get(name, name)
     return f"benchmarks.contenders.{module}"
 
 

@@ -372,6 +372,7 @@ def _style(name: str) -> dict[str, Any]:
         "ours": "#d62728",
         "ours-sql": "#ff9896",
         "bare": "#555555",
+        "bare-plpgsql": "#888888",
         "bare-from-last": "#aaaaaa",
         "hotqueue": "#dddddd",
     }

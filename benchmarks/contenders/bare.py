@@ -36,6 +36,8 @@ _LEASE_NEXT = f"""
     update bare_job set lease_until = now() + interval '5 minutes'
     where id = ({_CLAIM.format(f"{_NEXT} and lease_until is null", 1)}) returning id, data
 """
+# Where a function has columns of the same names.
+_RETURNING = "returning bare_job.id, bare_job.data"
 _RELEASE = "update bare_job set lease_until = null where id = %s"
 _COMPLETE = "delete from bare_job where id = %s"
 _COMPLETE_MANY = "delete from bare_job where id = any(%s)"
@@ -121,6 +123,61 @@ class Bare(Gets, Leases, Cycles, PutsMany, GetsMany, LeasesMany, Receives):
                     return
             if not list(self.conn.notifies(timeout=1, stop_after=1)) and not on_job(None):
                 return
+
+
+class BareFunctions(Bare):
+    """Bare, each statement in a function: what it costs to have the API in SQL, whatever else a queue does."""
+
+    name = "bare-plpgsql"
+    about = (
+        "the bare statements, each alone in a PL/pgSQL function that its owner's rights and a search_path "
+        "make safe to call: the least that an API in SQL costs"
+    )
+    workloads = ("W1", "W2", "W4", "W4L", "W5")
+
+    def install(self) -> None:
+        """The table, and four functions."""
+        super().install()
+        row = "returns table (id bigint, data jsonb)"
+        functions = {
+            "bare_put(data jsonb) returns bigint": """
+                declare v_id bigint;
+                begin
+                    insert into bare_job (data) values (bare_put.data) returning id into v_id;
+                    return v_id;
+                end""",
+            f"bare_get() {row}": f"begin return query {_GET.replace('returning id, data', _RETURNING)}; end",
+            f"bare_lease() {row}": f"begin return query {_LEASE.replace('returning id, data', _RETURNING)}; end",
+            "bare_complete(id bigint) returns boolean": """
+                begin
+                    delete from bare_job j where j.id = bare_complete.id;
+                    return found;
+                end""",
+        }
+        with psycopg.connect(self.place.dsn, autocommit=True) as conn:
+            for head, body in functions.items():
+                conn.execute(
+                    f"create function {head} language plpgsql security definer set search_path to public, pg_temp "
+                    f"as $$ #variable_conflict use_column\n{body} $$".encode()
+                )
+
+    def put(self, data: Data) -> None:
+        """One call."""
+        self._row("select bare_put(%s::jsonb)", json.dumps(data))
+
+    def get(self) -> Data | None:
+        """One call."""
+        row = self._row("select id, data from bare_get()")
+        return None if row is None else row[1]
+
+    def lease_complete(self) -> Data | None:
+        """Two calls."""
+        row = self._row("select id, data from bare_lease()")
+        if row is None:
+            return None
+        assert self._row("select bare_complete(%s)", row[0])[0]
+        data: Data = row[1]
+        return data
 
 
 class BareFromLast(Bare):
