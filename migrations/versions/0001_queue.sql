@@ -293,12 +293,14 @@ declare
     -- The same queue of another installation in this database has another name.
     v_name text := 'pgq_py.head_' || to_hex(hashtextextended(queue, 'queue_job'::regclass::oid::bigint));
     -- What the session remembers: until when, what the look from the start took, where the head
-    -- was, and whether what ranks before it is looked for.
+    -- was, and what else is looked for: what ranks before it (t or f), or what has come due, from where that is
+    -- remembered to begin (due), or nothing (near).
     v_head text[] := string_to_array(current_setting(v_name, true), ' ');
     v_until float8 := v_head[1];
     v_cost float8 := v_head[2];
     v_last bigint := pg_sequence_last_value('queue_job_id_seq'::regclass);
     v_pages bigint := pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass);
+    v_due text := coalesce(current_setting(replace(v_name, 'head', 'due'), true), '');
     -- Until when, and which queue says so.
     v_flag text := nullif(current_setting('pgq_py.has_head', true), '');
     v_ids bigint[];
@@ -335,7 +337,7 @@ begin
     -- the jobs lie in.
     if v_cost > 0.0001
         and pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass) - v_pages
-            > 32 + coalesce(cardinality(v_found.ids), 0) / 4
+            > 64 + coalesce(cardinality(v_found.ids), 0) / 4
     then
         perform set_config(
             v_name,
@@ -348,7 +350,7 @@ begin
                 -- As text without spaces that any DateStyle reads.
                 to_jsonb(coalesce(v_found.expected_at, 'infinity')) #>> '{}',
                 coalesce(v_found.ids[1], v_last, 0),
-                't'
+                case when v_cost > 0.001 then 't' when v_due <> '' then 'due' else 'near' end
             ),
             false
         );
@@ -360,7 +362,7 @@ begin
         end if;
         if split_part(v_flag, ' ', 1)::float8 < extract(epoch from v_begin)
             or substr(v_flag, position(' ' in v_flag) + 1) = queue
-            and coalesce(current_setting(replace(v_name, 'head', 'due'), true), '') = ''
+            and v_due = ''
         then
             perform set_config('pgq_py.has_head', '', false);
         end if;
@@ -816,6 +818,7 @@ begin
             concat_ws(' ', coalesce(v_due[1], v_head[1]), to_jsonb(_queue_follow.now) #>> '{}'),
             false
         );
+        perform set_config(v_name, replace(current_setting(v_name), 'near', 'due'), false);
     end if;
     -- Too few, and a look from the start costs next to nothing: that is what comes next.
     if cardinality(v_ids) < _queue_follow.count and not v_is_far then
@@ -2174,6 +2177,7 @@ as $$
 #variable_conflict use_column
 declare
     v_now timestamptz := clock_timestamp();
+    v_head text[];
     v_due timestamptz;
     v_promoted bigint[];
     v_ids bigint[];
@@ -2210,7 +2214,40 @@ begin
             perform set_config('pgq_py.has_head', concat(extract(epoch from v_now) + 1, ' ', queue), false);
         end if;
     else
-        v_ids := _queue_follow(queue_get.queue, v_now, queue_get.count);
+        v_head := string_to_array(
+            current_setting(
+                'pgq_py.head_' || to_hex(hashtextextended(queue, 'queue_job'::regclass::oid::bigint)), true
+            ),
+            ' '
+        );
+        if v_head[6] = 'near' and random() > 0.03 then
+            -- As _queue_follow, which takes half as much again and moves the head on.
+            select array(
+                select j.id
+                from queue_job j
+                where j.queue = queue_get.queue and j.ready_at is null
+                    and (j.rank, j.expected_at, j.id)
+                        >= (v_head[3]::integer, v_head[4]::timestamptz, v_head[5]::bigint)
+                order by j.rank, j.expected_at, j.id
+                limit queue_get.count
+                for update skip locked
+            )
+            into v_ids
+            where extract(epoch from v_now) between v_head[1]::float8 - 31 and v_head[1]::float8
+                and not exists (select from queue_setting s where s.queue = queue_get.queue and s.paused)
+                and (
+                    select j.ready_at
+                    from queue_job j
+                    where j.queue = queue_get.queue and j.ready_at is not null and j.ready_at <= v_now
+                    order by j.ready_at
+                    limit 1
+                ) is null;
+            if cardinality(v_ids) < queue_get.count then
+                v_ids := null;
+            end if;
+        else
+            v_ids := _queue_follow(queue_get.queue, v_now, queue_get.count);
+        end if;
     end if;
     if v_ids is null then
         if exists (select from queue_setting s where s.queue = queue_get.queue and s.paused) then
@@ -2920,6 +2957,7 @@ declare
     v_receipt uuid := gen_random_uuid();
     v_paused boolean;
     v_lease interval;
+    v_head text[];
     v_due timestamptz;
     v_promoted bigint[];
     v_ids bigint[];
@@ -2964,7 +3002,42 @@ begin
             perform set_config('pgq_py.has_head', concat(extract(epoch from v_now) + 1, ' ', queue), false);
         end if;
     else
-        v_ids := _queue_follow(queue_lease.queue, v_now, queue_lease.count);
+        v_head := string_to_array(
+            current_setting(
+                'pgq_py.head_' || to_hex(hashtextextended(queue, 'queue_job'::regclass::oid::bigint)), true
+            ),
+            ' '
+        );
+        if v_head[6] = 'near' and random() > 0.03 then
+            -- As _queue_follow, which takes half as much again and moves the head on.
+            select coalesce(queue_lease.lease, s.lease_for, '5 minutes'), array(
+                select j.id
+                from queue_job j
+                where j.queue = queue_lease.queue and j.ready_at is null
+                    and (j.rank, j.expected_at, j.id)
+                        >= (v_head[3]::integer, v_head[4]::timestamptz, v_head[5]::bigint)
+                order by j.rank, j.expected_at, j.id
+                limit queue_lease.count
+                for update skip locked
+            )
+            into v_lease, v_ids
+            from (select) as always
+            left join queue_setting s on s.queue = queue_lease.queue
+            where extract(epoch from v_now) between v_head[1]::float8 - 31 and v_head[1]::float8
+                and s.paused is not true
+                and (
+                    select j.ready_at
+                    from queue_job j
+                    where j.queue = queue_lease.queue and j.ready_at is not null and j.ready_at <= v_now
+                    order by j.ready_at
+                    limit 1
+                ) is null;
+            if cardinality(v_ids) < queue_lease.count then
+                v_ids := null;
+            end if;
+        else
+            v_ids := _queue_follow(queue_lease.queue, v_now, queue_lease.count);
+        end if;
     end if;
     if v_lease is null then
         select coalesce(queue_lease.lease, s.lease_for, '5 minutes'), s.paused

@@ -18,12 +18,14 @@ declare
     -- The same queue of another installation in this database has another name.
     v_name text := 'pgq_py.head_' || to_hex(hashtextextended(queue, 'queue_job'::regclass::oid::bigint));
     -- What the session remembers: until when, what the look from the start took, where the head
-    -- was, and whether what ranks before it is looked for.
+    -- was, and what else is looked for: what ranks before it (t or f), or what has come due, from where that is
+    -- remembered to begin (due), or nothing (near).
     v_head text[] := string_to_array(current_setting(v_name, true), ' ');
     v_until float8 := v_head[1];
     v_cost float8 := v_head[2];
     v_last bigint := pg_sequence_last_value('queue_job_id_seq'::regclass);
     v_pages bigint := pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass);
+    v_due text := coalesce(current_setting(replace(v_name, 'head', 'due'), true), '');
     -- Until when, and which queue says so.
     v_flag text := nullif(current_setting('pgq_py.has_head', true), '');
     v_ids bigint[];
@@ -60,7 +62,7 @@ begin
     -- the jobs lie in.
     if v_cost > 0.0001
         and pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass) - v_pages
-            > 32 + coalesce(cardinality(v_found.ids), 0) / 4
+            > 64 + coalesce(cardinality(v_found.ids), 0) / 4
     then
         perform set_config(
             v_name,
@@ -73,7 +75,7 @@ begin
                 -- As text without spaces that any DateStyle reads.
                 to_jsonb(coalesce(v_found.expected_at, 'infinity')) #>> '{}',
                 coalesce(v_found.ids[1], v_last, 0),
-                't'
+                case when v_cost > 0.001 then 't' when v_due <> '' then 'due' else 'near' end
             ),
             false
         );
@@ -85,7 +87,7 @@ begin
         end if;
         if split_part(v_flag, ' ', 1)::float8 < extract(epoch from v_begin)
             or substr(v_flag, position(' ' in v_flag) + 1) = queue
-            and coalesce(current_setting(replace(v_name, 'head', 'due'), true), '') = ''
+            and v_due = ''
         then
             perform set_config('pgq_py.has_head', '', false);
         end if;

@@ -101,6 +101,7 @@ begin
             concat_ws(' ', coalesce(v_due[1], v_head[1]), to_jsonb(_queue_follow.now) #>> '{}'),
             false
         );
+        perform set_config(v_name, replace(current_setting(v_name), 'near', 'due'), false);
     end if;
     -- Too few, and a look from the start costs next to nothing: that is what comes next.
     if cardinality(v_ids) < _queue_follow.count and not v_is_far then
