@@ -11,6 +11,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from sql_sessions import value
 from worlds import PATIENCE, Background, plain
 
 from pgq_py import PQ, AsyncPQ
@@ -159,6 +160,42 @@ async def test_nothing_is_listened_to_afterwards_and_no_notification_kept(world,
     conn.execute("select queue_put('apples', '1')")
     await queue.count()
     assert not bare._notifies_backlog
+
+
+@pytest.mark.parametrize("how", ["get", "lease", "get_any", "lease_any"])
+async def test_a_job_is_with_who_was_woken_for_it_after_one_round_trip(world, sleepers, conn, gate, how):
+    pq = world.pq(await world.connect(conninfo=gate.address, autocommit=True))
+    consumer = pq["apples", "pears"] if how.endswith("any") else pq["apples"]
+    for _ in range(2):
+        trips = []
+
+        def put(trips: list[int] = trips) -> None:
+            sleepers.wait()
+            trips.append(gate.round_trips)
+            conn.execute("select queue_put('apples', '1')")
+
+        putting = Background(put)
+        job = await (consumer.lease if how.startswith("lease") else consumer.get)(timeout=PATIENCE)
+        assert (job.data, job.queue) == (1, "apples")
+        putting.result()
+        assert gate.round_trips - trips[0] == 1
+        assert value(conn, "select count(*) from pg_locks where locktype = 'advisory'") == 0
+
+
+@pytest.mark.parametrize("kind", WAYS)
+async def test_after_a_job_that_could_not_be_read_it_is_still_listened_to(world, sleepers, conn, kind):
+    queue = (await world.way(kind))["apples"]
+
+    def put() -> None:
+        sleepers.wait()
+        conn.execute("select queue_put('apples', data_bytes => '\\x80')")
+        sleepers.wait()
+        conn.execute("select queue_put('apples', '1')")
+
+    putting = Background(put)
+    assert (await queue.get(timeout=PATIENCE)).data == 1
+    putting.result()
+    assert value(conn, "select count(*) from queue_dead") == 1
 
 
 @pytest.mark.parametrize("kind", ["address", "pool"])

@@ -38,13 +38,13 @@ def sleepers(monkeypatch: pytest.MonkeyPatch) -> Sleepers:
     found = Sleepers()
     sync_sleep, async_sleep = sync_listener.Listener.sleep, async_listener.AsyncListener.sleep
 
-    def sleep(self: Any, seconds: float) -> None:
+    def sleep(self: Any, seconds: float) -> bool:
         found.note()
-        sync_sleep(self, seconds)
+        return sync_sleep(self, seconds)
 
-    async def sleep_async(self: Any, seconds: float) -> None:
+    async def sleep_async(self: Any, seconds: float) -> bool:
         found.note()
-        await async_sleep(self, seconds)
+        return await async_sleep(self, seconds)
 
     monkeypatch.setattr(sync_listener.Listener, "sleep", sleep)
     monkeypatch.setattr(async_listener.AsyncListener, "sleep", sleep_async)

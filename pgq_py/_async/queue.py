@@ -187,7 +187,11 @@ class AsyncConsumer(ABC):
                         return await self._take(session, make, taken, unlisten)
 
                     async with AsyncListener(self._pq, session, self._order()) as listener:
-                        jobs = await self._until(listener, attempt, deadline)
+
+                        async def woken() -> Jobs:
+                            return await listener.last(attempt)
+
+                        jobs = await self._until(listener, attempt, deadline, woken)
             return jobs
         except BaseException as error:
             await self._give_back(taken, error)
@@ -252,17 +256,18 @@ class AsyncConsumer(ABC):
     async def _until(
         self,
         listener: AsyncListener,
-        attempt: Callable[..., Awaitable[Jobs]],
+        attempt: Callable[[], Awaitable[Jobs]],
         deadline: float | None,
+        woken: Callable[[], Awaitable[Jobs]] | None = None,
     ) -> Jobs:
         """Repeat the attempt until it gives jobs or the time is over, asleep in between.
 
         The order is the whole point: listening first, then the next due time, then the attempt.
-        What comes due or is committed after its step ends the sleep.
+        What comes due or is committed after its step ends the sleep. `woken` is made instead after a notification.
         """
         is_woken = False
         while True:
-            if is_woken and (jobs := await listener.last(attempt)):
+            if is_woken and (jobs := await (woken or attempt)()):
                 return jobs
             pause = await listener.wait()
             jobs = await attempt()

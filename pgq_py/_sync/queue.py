@@ -188,7 +188,11 @@ class Consumer(ABC):
                         return self._take(session, make, taken, unlisten)
 
                     with Listener(self._pq, session, self._order()) as listener:
-                        jobs = self._until(listener, attempt, deadline)
+
+                        def woken() -> Jobs:
+                            return listener.last(attempt)
+
+                        jobs = self._until(listener, attempt, deadline, woken)
             return jobs
         except BaseException as error:
             self._give_back(taken, error)
@@ -251,17 +255,18 @@ class Consumer(ABC):
     def _until(
         self,
         listener: Listener,
-        attempt: Callable[..., Jobs],
+        attempt: Callable[[], Jobs],
         deadline: float | None,
+        woken: Callable[[], Jobs] | None = None,
     ) -> Jobs:
         """Repeat the attempt until it gives jobs or the time is over, asleep in between.
 
         The order is the whole point: listening first, then the next due time, then the attempt.
-        What comes due or is committed after its step ends the sleep.
+        What comes due or is committed after its step ends the sleep. `woken` is made instead after a notification.
         """
         is_woken = False
         while True:
-            if is_woken and (jobs := listener.last(attempt)):
+            if is_woken and (jobs := (woken or attempt)()):
                 return jobs
             pause = listener.wait()
             jobs = attempt()
