@@ -44,7 +44,7 @@ class Options:
     """How much is measured."""
 
     rounds: int = 3
-    seconds: float = 5
+    seconds: float = 3
     # W9
     snapshot_seconds: float = 90
     snapshot_rounds: int = 1
@@ -63,7 +63,7 @@ class Options:
     pauses: tuple[float, float] = (0.05, 0.3)
     large: int = 1_000_000
     # How long a loop of a single SQL function is.
-    function_seconds: float = 4
+    function_seconds: float = 2
 
     @property
     def edge(self) -> float:
