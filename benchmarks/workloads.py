@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any, TypeAlias
@@ -102,7 +102,7 @@ class Bench:
             yield place
             redis.clear()
             return
-        template, name = self._template(kind, key, prepare), f"{kind.name}/measured"
+        template, name = self._template(kind, key, prepare), f"{kind.name}/measured/{key}"
         self.server.copy(template, name)
         self.server.checkpoint()
         try:
@@ -123,7 +123,7 @@ class Bench:
             _connected(kind, self._place(name), prepare)
             with self.server.admin(name) as conn:
                 # As autovacuum would within a minute, but for all at the same moment.
-                conn.execute("analyze")
+                conn.execute("vacuum analyze")
         self._templates.add(name)
         return name
 
@@ -269,18 +269,46 @@ def lease_batch(bench: Bench, kind: type[Contender]) -> Figures:
     return take(bench, kind, "lease_complete_many", size=100, jobs=bench.options.bulk)
 
 
+# How often one consumer goes to each place.
+TURNS = 6
+
+
+def in_turns(
+    bench: Bench,
+    kind: type[Contender],
+    prepared: dict[str, Prepare],
+    verify: Callable[[str, Place, list[Done]], None],
+) -> Figures:
+    """The rates of one consumer in each of these places, and how those compare with the first.
+
+    In short turns, and compared within each: what slows the machine for a second or so slows all of them.
+    """
+    rates: dict[str, list[float]] = {name: [] for name in prepared}
+    done: dict[str, list[Done]] = {name: [] for name in prepared}
+    seconds, limit = bench.options.seconds / TURNS, bench.options.few // TURNS
+    args = {"operation": _one(kind), "seconds": seconds, "limit": limit}
+    with ExitStack() as stack:
+        places = {name: stack.enter_context(bench.fresh(kind, name, prepared[name])) for name in prepared}
+        for turn in range(TURNS):
+            for name in list(places)[:: 1 if turn % 2 == 0 else -1]:
+                now = run([Worker("take", kind.name, places[name], args)])
+                rates[name].append(rate(now)["value"])
+                done[name] += now
+        for name, place in places.items():
+            verify(name, place, done[name])
+    first, *others = prepared
+    ratios = {name: median(b / a for a, b in zip(rates[first], rates[name], strict=True)) for name in others}
+    return {"value": min(ratios.values()), "ratios": ratios, "rates": rates}
+
+
 def depth(bench: Bench, kind: type[Contender]) -> Figures:
-    """W8: the same number of jobs taken of few, and of many."""
-    rates = {}
-    few, many = bench.options.few, bench.options.many
-    for jobs in (few, many):
-        numbers = range(jobs)
-        with bench.fresh(kind, f"{jobs}", filled(numbers)) as place:
-            args = {"operation": _one(kind), "seconds": bench.options.seconds, "limit": few}
-            done = run([Worker("take", kind.name, place, args)])
-            check(kind, place, numbers, done)
-            rates[jobs] = rate(done)["value"]
-    return {"value": rates[many] / rates[few], "few": rates[few], "many": rates[many]}
+    """W8: taken of few, and of many."""
+    jobs = {"few": range(bench.options.few), "many": range(bench.options.many)}
+
+    def verify(name: str, place: Place, done: list[Done]) -> None:
+        check(kind, place, jobs[name], done)
+
+    return in_turns(bench, kind, {name: filled(numbers) for name, numbers in jobs.items()}, verify)
 
 
 def parked(bench: Bench, kind: type[Contender]) -> Figures:
@@ -296,26 +324,23 @@ def parked(bench: Bench, kind: type[Contender]) -> Figures:
             client.put_later([payload(n) for n in others[start : start + 10_000]], 86_400)
         plain(client)
 
-    def held(client: Contender) -> None:
+    def leased(client: Contender) -> None:
         assert isinstance(client, Holds)
         client.fill(others)
         client.hold(len(others))
         plain(client)
 
-    kinds: dict[str, Prepare] = {"none": plain}
+    def verify(name: str, place: Place, done: list[Done]) -> None:
+        taken = [n for one in done for n in one.taken]
+        if len(set(taken)) < len(taken) or not set(taken) <= set(jobs):
+            raise Wrong(f"{kind.name}: took a job twice, or one that could not be taken")
+
+    prepared: dict[str, Prepare] = {"none": plain}
     if issubclass(kind, PutsLater):
-        kinds["scheduled"] = scheduled
+        prepared["scheduled"] = scheduled
     if issubclass(kind, Holds):
-        kinds["leased"] = held
-    rates = {}
-    for name, prepare in kinds.items():
-        with bench.fresh(kind, f"{name}-parked", prepare) as place:
-            done = run([Worker("take", kind.name, place, {"operation": _one(kind), "seconds": bench.options.seconds})])
-            if not {n for one in done for n in one.taken} <= set(jobs):
-                raise Wrong(f"{kind.name}: took a job that could not be taken")
-            rates[name] = rate(done)["value"]
-    ratios = {name: value / rates["none"] for name, value in rates.items() if name != "none"}
-    return {"value": min(ratios.values()), **rates, "ratios": ratios}
+        prepared["leased"] = leased
+    return in_turns(bench, kind, prepared, verify)
 
 
 def many_queues(bench: Bench, kind: type[Contender], sets: int | None = None) -> Figures:

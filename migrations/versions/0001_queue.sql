@@ -293,8 +293,8 @@ declare
     -- The same queue of another installation in this database has another name.
     v_name text := 'pgq_py.head_' || to_hex(hashtextextended(queue, 'queue_job'::regclass::oid::bigint));
     -- What the session remembers: until when, what the look from the start took, where the head
-    -- was, and what else is looked for: what ranks before it (t or f), or what has come due, from where that is
-    -- remembered to begin (due), or nothing (near).
+    -- was, and what else is looked for: what ranks before it (t or f; far: not known yet), or what has come due,
+    -- from where that is remembered to begin (due), or nothing (near).
     v_head text[] := string_to_array(current_setting(v_name, true), ' ');
     v_until float8 := v_head[1];
     v_cost float8 := v_head[2];
@@ -350,7 +350,7 @@ begin
                 -- As text without spaces that any DateStyle reads.
                 to_jsonb(coalesce(v_found.expected_at, 'infinity')) #>> '{}',
                 coalesce(v_found.ids[1], v_last, 0),
-                case when v_cost > 0.001 then 't' when v_due <> '' then 'due' else 'near' end
+                case when v_cost > 0.001 then 'far' when v_due <> '' then 'due' else 'near' end
             ),
             false
         );
@@ -750,7 +750,7 @@ begin
     end if;
     -- A head that is far away is used for long. What ranks before it shall not wait, unless there
     -- too lie so many dead rows that looking costs too much.
-    if v_is_far and v_head[6] = 't' then
+    if v_is_far and v_head[6] <> 'f' then
         v_pages := pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass);
         v_ids := array(
             select j.id
@@ -764,6 +764,9 @@ begin
         v_before := cardinality(v_ids);
         if pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass) - v_pages > 32 + v_before / 4 then
             v_head[6] := 'f';
+            perform set_config(v_name, array_to_string(v_head, ' '), false);
+        elsif v_head[6] = 'far' then
+            v_head[6] := 't';
             perform set_config(v_name, array_to_string(v_head, ' '), false);
         end if;
     end if;
@@ -2177,7 +2180,9 @@ as $$
 #variable_conflict use_column
 declare
     v_now timestamptz := clock_timestamp();
+    v_name text;
     v_head text[];
+    v_is_brief boolean := false;
     v_due timestamptz;
     v_promoted bigint[];
     v_ids bigint[];
@@ -2214,14 +2219,24 @@ begin
             perform set_config('pgq_py.has_head', concat(extract(epoch from v_now) + 1, ' ', queue), false);
         end if;
     else
-        v_head := string_to_array(
-            current_setting(
-                'pgq_py.head_' || to_hex(hashtextextended(queue, 'queue_job'::regclass::oid::bigint)), true
-            ),
-            ' '
-        );
-        if v_head[6] = 'near' and random() > 0.03 then
-            -- As _queue_follow, which takes half as much again and moves the head on.
+        v_name := 'pgq_py.head_' || to_hex(hashtextextended(queue, 'queue_job'::regclass::oid::bigint));
+        v_head := string_to_array(current_setting(v_name, true), ' ');
+        -- As _queue_follow, which takes half as much again and moves the head on.
+        if random() > 0.03 then
+            v_is_brief := v_head[6] = 'near'
+                or v_head[6] in ('t', 'f') and coalesce(current_setting(replace(v_name, 'head', 'due'), true), '') = '';
+            if v_is_brief and v_head[6] = 't' then
+                v_is_brief := (
+                    select j.id
+                    from queue_job j
+                    where j.queue = queue_get.queue and j.ready_at is null
+                        and (j.rank, j.expected_at) < (v_head[3]::integer, v_head[4]::timestamptz)
+                    order by j.rank, j.expected_at, j.id
+                    limit 1
+                ) is null;
+            end if;
+        end if;
+        if v_is_brief then
             select array(
                 select j.id
                 from queue_job j
@@ -2245,7 +2260,9 @@ begin
             if cardinality(v_ids) < queue_get.count then
                 v_ids := null;
             end if;
-        else
+        end if;
+        -- Whoever finds too few behind a near head looks from the start.
+        if v_ids is null and not (v_is_brief and v_head[6] = 'near') then
             v_ids := _queue_follow(queue_get.queue, v_now, queue_get.count);
         end if;
     end if;
@@ -2957,7 +2974,9 @@ declare
     v_receipt uuid := gen_random_uuid();
     v_paused boolean;
     v_lease interval;
+    v_name text;
     v_head text[];
+    v_is_brief boolean := false;
     v_due timestamptz;
     v_promoted bigint[];
     v_ids bigint[];
@@ -3002,14 +3021,24 @@ begin
             perform set_config('pgq_py.has_head', concat(extract(epoch from v_now) + 1, ' ', queue), false);
         end if;
     else
-        v_head := string_to_array(
-            current_setting(
-                'pgq_py.head_' || to_hex(hashtextextended(queue, 'queue_job'::regclass::oid::bigint)), true
-            ),
-            ' '
-        );
-        if v_head[6] = 'near' and random() > 0.03 then
-            -- As _queue_follow, which takes half as much again and moves the head on.
+        v_name := 'pgq_py.head_' || to_hex(hashtextextended(queue, 'queue_job'::regclass::oid::bigint));
+        v_head := string_to_array(current_setting(v_name, true), ' ');
+        -- As _queue_follow, which takes half as much again and moves the head on.
+        if random() > 0.03 then
+            v_is_brief := v_head[6] = 'near'
+                or v_head[6] in ('t', 'f') and coalesce(current_setting(replace(v_name, 'head', 'due'), true), '') = '';
+            if v_is_brief and v_head[6] = 't' then
+                v_is_brief := (
+                    select j.id
+                    from queue_job j
+                    where j.queue = queue_lease.queue and j.ready_at is null
+                        and (j.rank, j.expected_at) < (v_head[3]::integer, v_head[4]::timestamptz)
+                    order by j.rank, j.expected_at, j.id
+                    limit 1
+                ) is null;
+            end if;
+        end if;
+        if v_is_brief then
             select coalesce(queue_lease.lease, s.lease_for, '5 minutes'), array(
                 select j.id
                 from queue_job j
@@ -3035,7 +3064,9 @@ begin
             if cardinality(v_ids) < queue_lease.count then
                 v_ids := null;
             end if;
-        else
+        end if;
+        -- Whoever finds too few behind a near head looks from the start.
+        if v_ids is null and not (v_is_brief and v_head[6] = 'near') then
             v_ids := _queue_follow(queue_lease.queue, v_now, queue_lease.count);
         end if;
     end if;

@@ -18,8 +18,8 @@ declare
     -- The same queue of another installation in this database has another name.
     v_name text := 'pgq_py.head_' || to_hex(hashtextextended(queue, 'queue_job'::regclass::oid::bigint));
     -- What the session remembers: until when, what the look from the start took, where the head
-    -- was, and what else is looked for: what ranks before it (t or f), or what has come due, from where that is
-    -- remembered to begin (due), or nothing (near).
+    -- was, and what else is looked for: what ranks before it (t or f; far: not known yet), or what has come due,
+    -- from where that is remembered to begin (due), or nothing (near).
     v_head text[] := string_to_array(current_setting(v_name, true), ' ');
     v_until float8 := v_head[1];
     v_cost float8 := v_head[2];
@@ -75,7 +75,7 @@ begin
                 -- As text without spaces that any DateStyle reads.
                 to_jsonb(coalesce(v_found.expected_at, 'infinity')) #>> '{}',
                 coalesce(v_found.ids[1], v_last, 0),
-                case when v_cost > 0.001 then 't' when v_due <> '' then 'due' else 'near' end
+                case when v_cost > 0.001 then 'far' when v_due <> '' then 'due' else 'near' end
             ),
             false
         );

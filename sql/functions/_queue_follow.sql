@@ -33,7 +33,7 @@ begin
     end if;
     -- A head that is far away is used for long. What ranks before it shall not wait, unless there
     -- too lie so many dead rows that looking costs too much.
-    if v_is_far and v_head[6] = 't' then
+    if v_is_far and v_head[6] <> 'f' then
         v_pages := pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass);
         v_ids := array(
             select j.id
@@ -47,6 +47,9 @@ begin
         v_before := cardinality(v_ids);
         if pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass) - v_pages > 32 + v_before / 4 then
             v_head[6] := 'f';
+            perform set_config(v_name, array_to_string(v_head, ' '), false);
+        elsif v_head[6] = 'far' then
+            v_head[6] := 't';
             perform set_config(v_name, array_to_string(v_head, ' '), false);
         end if;
     end if;

@@ -40,7 +40,9 @@ declare
     v_receipt uuid := gen_random_uuid();
     v_paused boolean;
     v_lease interval;
+    v_name text;
     v_head text[];
+    v_is_brief boolean := false;
     v_due timestamptz;
     v_promoted bigint[];
     v_ids bigint[];
@@ -85,14 +87,24 @@ begin
             perform set_config('pgq_py.has_head', concat(extract(epoch from v_now) + 1, ' ', queue), false);
         end if;
     else
-        v_head := string_to_array(
-            current_setting(
-                'pgq_py.head_' || to_hex(hashtextextended(queue, 'queue_job'::regclass::oid::bigint)), true
-            ),
-            ' '
-        );
-        if v_head[6] = 'near' and random() > 0.03 then
-            -- As _queue_follow, which takes half as much again and moves the head on.
+        v_name := 'pgq_py.head_' || to_hex(hashtextextended(queue, 'queue_job'::regclass::oid::bigint));
+        v_head := string_to_array(current_setting(v_name, true), ' ');
+        -- As _queue_follow, which takes half as much again and moves the head on.
+        if random() > 0.03 then
+            v_is_brief := v_head[6] = 'near'
+                or v_head[6] in ('t', 'f') and coalesce(current_setting(replace(v_name, 'head', 'due'), true), '') = '';
+            if v_is_brief and v_head[6] = 't' then
+                v_is_brief := (
+                    select j.id
+                    from queue_job j
+                    where j.queue = queue_lease.queue and j.ready_at is null
+                        and (j.rank, j.expected_at) < (v_head[3]::integer, v_head[4]::timestamptz)
+                    order by j.rank, j.expected_at, j.id
+                    limit 1
+                ) is null;
+            end if;
+        end if;
+        if v_is_brief then
             select coalesce(queue_lease.lease, s.lease_for, '5 minutes'), array(
                 select j.id
                 from queue_job j
@@ -118,7 +130,9 @@ begin
             if cardinality(v_ids) < queue_lease.count then
                 v_ids := null;
             end if;
-        else
+        end if;
+        -- Whoever finds too few behind a near head looks from the start.
+        if v_ids is null and not (v_is_brief and v_head[6] = 'near') then
             v_ids := _queue_follow(queue_lease.queue, v_now, queue_lease.count);
         end if;
     end if;
