@@ -89,16 +89,13 @@ def pages_of(conn: Connection, query: str) -> tuple[int, list[Any]]:
 
 
 def flat(conn: Connection, rounds: Callable[[], list[tuple[int, list[Any]]]]) -> None:
-    """Most calls read little; a look from the start is made when the last one's time is over, and not before.
-
-    In that time of 0.1 s at least, once each: from the start, at what ranks before the head, at what has come due.
-    """
+    """Most calls read little; a look from the start is made when the last one's time is over, and not before."""
     for _ in range(3):
         rounds()
     began = time.monotonic()
     seen = [one for _ in range(300) for one in rounds()]
     looks = [pages for pages, _ in seen if pages > PAGES]
-    assert len(looks) <= 3 + 3 * (time.monotonic() - began) / 0.1
+    assert len(looks) <= 2 + 2 * (time.monotonic() - began) / 0.1
     assert len(looks) < len(seen) / 2
     assert all(rows for _, rows in seen)
 
@@ -222,6 +219,7 @@ def test_what_ranks_before_the_head_is_given_at_once(database, conn, held, bette
     put_many(conn, 50)
     go_far(one)
     for _ in range(3):
+        column(one, take.format(queue="apples"))  # that nothing ranks before the head is cheap to see
         (id,) = put_many(conn, 1, **better)
         assert column(one, take.format(queue="apples")) == [id]
 

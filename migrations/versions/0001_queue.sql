@@ -748,6 +748,30 @@ begin
     then
         return null;
     end if;
+    if now is not null then
+        v_pages := pg_stat_get_xact_blocks_fetched('queue_job'::regclass);
+        if (
+            select j.ready_at
+            from queue_job j
+            where j.queue = _queue_follow.queue and j.ready_at is not null
+                and j.ready_at >= coalesce(v_due[2]::timestamptz, '-infinity')
+                and j.ready_at <= _queue_follow.now
+            order by j.ready_at
+            limit 1
+        ) is not null then
+            return null;
+        end if;
+        if pg_stat_get_xact_blocks_fetched('queue_job'::regclass) - v_pages > 32 then
+            -- The next need not walk over the jobs that came due, or were leased, and are gone.
+            perform set_config(
+                replace(v_name, 'head', 'due'),
+                concat_ws(' ', coalesce(v_due[1], v_head[1]), to_jsonb(_queue_follow.now) #>> '{}'),
+                false
+            );
+            v_head[6] := replace(v_head[6], 'near', 'due');
+            perform set_config(v_name, array_to_string(v_head, ' '), false);
+        end if;
+    end if;
     -- A head that is far away is used for long. What ranks before it shall not wait, unless there
     -- too lie so many dead rows that looking costs too much.
     if v_is_far and v_head[6] <> 'f' then
@@ -755,12 +779,23 @@ begin
         v_ids := array(
             select j.id
             from queue_job j
-            where j.queue = _queue_follow.queue and j.ready_at is null
-                and (j.rank, j.expected_at) < (v_head[3]::integer, v_head[4]::timestamptz)
+            where j.queue = _queue_follow.queue and j.ready_at is null and j.rank < v_head[3]::integer
             order by j.rank, j.expected_at, j.id
             limit _queue_follow.count
             for update skip locked
         );
+        -- Not both as one comparison of rows: before PostgreSQL 18 that ends no scan but by its first column.
+        if cardinality(v_ids) < _queue_follow.count then
+            v_ids := v_ids || array(
+                select j.id
+                from queue_job j
+                where j.queue = _queue_follow.queue and j.ready_at is null and j.rank = v_head[3]::integer
+                    and j.expected_at < v_head[4]::timestamptz
+                order by j.rank, j.expected_at, j.id
+                limit _queue_follow.count - cardinality(v_ids)
+                for update skip locked
+            );
+        end if;
         v_before := cardinality(v_ids);
         if pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass) - v_pages > 32 + v_before / 4 then
             v_head[6] := 'f';
@@ -783,21 +818,16 @@ begin
         for update skip locked
     )
     into v_ids
-    where not exists (select from queue_setting s where s.queue = _queue_follow.queue and s.paused)
-        and (
-            select j.ready_at
-            from queue_job j
-            where j.queue = _queue_follow.queue and j.ready_at is not null
-                and j.ready_at >= coalesce(v_due[2]::timestamptz, '-infinity')
-                and j.ready_at <= _queue_follow.now
-            order by j.ready_at
-            limit 1
-        ) is null;
+    where not exists (select from queue_setting s where s.queue = _queue_follow.queue and s.paused);
     if v_ids is null then
         return null;
     end if;
-    if pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass) - v_pages > 5
-        and cardinality(v_ids) > v_before
+    if cardinality(v_ids) > v_before
+        -- Entries that are known to be dead cost their page of the index, others a look at their row.
+        and (
+            pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass) - v_pages > 5
+            or pg_stat_get_xact_blocks_fetched('queue_job'::regclass) - v_rows_pages > 16 + 2 * cardinality(v_ids)
+        )
     then
         -- On to the first of those: the next need not walk again over what lay before it.
         perform set_config(
@@ -811,17 +841,6 @@ begin
             ),
             false
         );
-    end if;
-    if pg_stat_get_xact_blocks_fetched('queue_job'::regclass) - v_rows_pages > 32 + 2 * cardinality(v_ids)
-        and now is not null
-    then
-        -- Nor over the jobs that came due, or were leased, and are gone.
-        perform set_config(
-            replace(v_name, 'head', 'due'),
-            concat_ws(' ', coalesce(v_due[1], v_head[1]), to_jsonb(_queue_follow.now) #>> '{}'),
-            false
-        );
-        perform set_config(v_name, replace(current_setting(v_name), 'near', 'due'), false);
     end if;
     -- Too few, and a look from the start costs next to nothing: that is what comes next.
     if cardinality(v_ids) < _queue_follow.count and not v_is_far then
@@ -2222,17 +2241,27 @@ begin
         v_name := 'pgq_py.head_' || to_hex(hashtextextended(queue, 'queue_job'::regclass::oid::bigint));
         v_head := string_to_array(current_setting(v_name, true), ' ');
         -- As _queue_follow, which takes half as much again and moves the head on.
-        if random() > 0.03 then
+        if random() > 0.1 then
             v_is_brief := v_head[6] = 'near'
                 or v_head[6] in ('t', 'f') and coalesce(current_setting(replace(v_name, 'head', 'due'), true), '') = '';
             if v_is_brief and v_head[6] = 't' then
-                v_is_brief := (
-                    select j.id
-                    from queue_job j
-                    where j.queue = queue_get.queue and j.ready_at is null
-                        and (j.rank, j.expected_at) < (v_head[3]::integer, v_head[4]::timestamptz)
-                    order by j.rank, j.expected_at, j.id
-                    limit 1
+                -- As two, since before PostgreSQL 18 a comparison of rows ends no scan but by its first column.
+                v_is_brief := coalesce(
+                    (
+                        select j.id
+                        from queue_job j
+                        where j.queue = queue_get.queue and j.ready_at is null and j.rank < v_head[3]::integer
+                        order by j.rank, j.expected_at, j.id
+                        limit 1
+                    ),
+                    (
+                        select j.id
+                        from queue_job j
+                        where j.queue = queue_get.queue and j.ready_at is null and j.rank = v_head[3]::integer
+                            and j.expected_at < v_head[4]::timestamptz
+                        order by j.rank, j.expected_at, j.id
+                        limit 1
+                    )
                 ) is null;
             end if;
         end if;
@@ -3024,17 +3053,27 @@ begin
         v_name := 'pgq_py.head_' || to_hex(hashtextextended(queue, 'queue_job'::regclass::oid::bigint));
         v_head := string_to_array(current_setting(v_name, true), ' ');
         -- As _queue_follow, which takes half as much again and moves the head on.
-        if random() > 0.03 then
+        if random() > 0.1 then
             v_is_brief := v_head[6] = 'near'
                 or v_head[6] in ('t', 'f') and coalesce(current_setting(replace(v_name, 'head', 'due'), true), '') = '';
             if v_is_brief and v_head[6] = 't' then
-                v_is_brief := (
-                    select j.id
-                    from queue_job j
-                    where j.queue = queue_lease.queue and j.ready_at is null
-                        and (j.rank, j.expected_at) < (v_head[3]::integer, v_head[4]::timestamptz)
-                    order by j.rank, j.expected_at, j.id
-                    limit 1
+                -- As two, since before PostgreSQL 18 a comparison of rows ends no scan but by its first column.
+                v_is_brief := coalesce(
+                    (
+                        select j.id
+                        from queue_job j
+                        where j.queue = queue_lease.queue and j.ready_at is null and j.rank < v_head[3]::integer
+                        order by j.rank, j.expected_at, j.id
+                        limit 1
+                    ),
+                    (
+                        select j.id
+                        from queue_job j
+                        where j.queue = queue_lease.queue and j.ready_at is null and j.rank = v_head[3]::integer
+                            and j.expected_at < v_head[4]::timestamptz
+                        order by j.rank, j.expected_at, j.id
+                        limit 1
+                    )
                 ) is null;
             end if;
         end if;

@@ -90,17 +90,27 @@ begin
         v_name := 'pgq_py.head_' || to_hex(hashtextextended(queue, 'queue_job'::regclass::oid::bigint));
         v_head := string_to_array(current_setting(v_name, true), ' ');
         -- As _queue_follow, which takes half as much again and moves the head on.
-        if random() > 0.03 then
+        if random() > 0.1 then
             v_is_brief := v_head[6] = 'near'
                 or v_head[6] in ('t', 'f') and coalesce(current_setting(replace(v_name, 'head', 'due'), true), '') = '';
             if v_is_brief and v_head[6] = 't' then
-                v_is_brief := (
-                    select j.id
-                    from queue_job j
-                    where j.queue = queue_lease.queue and j.ready_at is null
-                        and (j.rank, j.expected_at) < (v_head[3]::integer, v_head[4]::timestamptz)
-                    order by j.rank, j.expected_at, j.id
-                    limit 1
+                -- As two, since before PostgreSQL 18 a comparison of rows ends no scan but by its first column.
+                v_is_brief := coalesce(
+                    (
+                        select j.id
+                        from queue_job j
+                        where j.queue = queue_lease.queue and j.ready_at is null and j.rank < v_head[3]::integer
+                        order by j.rank, j.expected_at, j.id
+                        limit 1
+                    ),
+                    (
+                        select j.id
+                        from queue_job j
+                        where j.queue = queue_lease.queue and j.ready_at is null and j.rank = v_head[3]::integer
+                            and j.expected_at < v_head[4]::timestamptz
+                        order by j.rank, j.expected_at, j.id
+                        limit 1
+                    )
                 ) is null;
             end if;
         end if;
