@@ -17,7 +17,7 @@ from typing import Any
 from . import functions, report, workers
 from .contender import NAMES, Contender, find
 from .server import REDIS, PostgreSQL, Redis, machine, redis_version
-from .workloads import QUICK, WORKLOADS, Bench, Options
+from .workloads import QUICK, WORKLOADS, Bench, Options, Workload
 
 ROOT = Path(__file__).parent.parent
 PUBLISHED = ROOT / "docs" / "performance" / "results.json"
@@ -165,7 +165,7 @@ def measure(bench: Bench, key: str, kinds: list[type[Contender]]) -> dict[str, A
     for n in range(rounds):
         for kind in entrants:
             try:
-                figures = workload.measure(bench, kind)
+                figures = compared(bench, kind, workload)
                 print(f"  {n + 1} {kind.name:18}{report.figure(figures['value'], workload.unit)}", flush=True)
             except Exception as error:  # of one contender: the others go on
                 figures = {"error": f"{type(error).__name__}: {error}"}
@@ -174,6 +174,16 @@ def measure(bench: Bench, key: str, kinds: list[type[Contender]]) -> dict[str, A
     bench.forget()
     made = datetime.now(UTC).isoformat(timespec="seconds")
     return {"title": title, "made": made, "unit": workload.unit, "seconds": time.monotonic() - begin, "rounds": results}
+
+
+def compared(bench: Bench, kind: type[Contender], workload: Workload) -> dict[str, Any]:
+    """One measurement, and what it is compared with: that just before and just after it, since the machine changes."""
+    if not workload.base:
+        return workload.measure(bench, kind)
+    base = WORKLOADS[workload.base].measure
+    before, figures, after = base(bench, kind), workload.measure(bench, kind), base(bench, kind)
+    middle = (before["value"] + after["value"]) / 2
+    return {**figures, "base": middle, "of_base": figures["value"] / middle}
 
 
 if __name__ == "__main__":

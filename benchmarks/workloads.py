@@ -508,6 +508,8 @@ class Workload:
     but: tuple[str, ...] = ()
     # Whether it is run only when it is named.
     on_demand: bool = False
+    # The workload it is compared with.
+    base: str = ""
 
 
 OURS = ("ours", "ours-sql")
@@ -574,6 +576,7 @@ WORKLOADS = {
             due,
             (PutsLater, Receives),
             only=("ours",),
+            base="W5",
         ),
         Workload(
             "W12",
@@ -581,6 +584,7 @@ WORKLOADS = {
             put_beside_strangers,
             (Sleeps,),
             only=("ours",),
+            base="W2",
         ),
         Workload(
             "W12S",
@@ -588,9 +592,15 @@ WORKLOADS = {
             put_beside_consumers,
             (Sleeps,),
             only=("ours",),
+            base="W2",
         ),
         Workload(
-            "W13", "W5 from {queues:,} queues, {set:,} in the set of each process", many_queues, (Chooses,), only=OURS
+            "W13",
+            "W5 from {queues:,} queues, {set:,} in the set of each process",
+            many_queues,
+            (Chooses,),
+            only=OURS,
+            base="W5",
         ),
         Workload(
             "W13A",
@@ -598,6 +608,7 @@ WORKLOADS = {
             many_queues_each,
             (Chooses,),
             only=OURS,
+            base="W5",
         ),
         Workload("W14", "1 MB per job: put, lease, error, lease, complete", large, (Cycles,), unit="bytes/s"),
     )

@@ -222,6 +222,30 @@ async def test_a_set_takes_from_its_queues_in_turn(pq):
     assert await both.get(block=False) is None
 
 
+@pytest.mark.parametrize("how", ["get", "lease"])
+async def test_a_large_set_is_asked_in_two_steps(world, gate, how):
+    pq = world.pq(await world.connect(conninfo=gate.address, autocommit=True))
+    names = [f"queue {n}" for n in range(100)]
+    for n in (99, 61, 60, 3, 61):
+        await pq[names[n]].put(n)
+    many = pq[tuple(names)]
+    for _ in range(3):  # so often until psycopg has prepared the statement
+        assert await getattr(pq[tuple(f"none {n}" for n in range(100))], how)(block=False) is None
+    taken = []
+    for _ in range(6):
+        before = gate.round_trips
+        job = await getattr(many, how)(block=False)
+        taken.append((job and (job.data, job.queue), gate.round_trips - before))
+    assert taken == [
+        ((3, "queue 3"), 1),
+        ((60, "queue 60"), 2),
+        ((61, "queue 61"), 1),
+        ((99, "queue 99"), 2),
+        ((61, "queue 61"), 2),
+        (None, 2),
+    ]
+
+
 async def test_a_batch_of_a_set_is_of_all_its_queues(pq):
     await pq["a"].put_many([1, 2])
     await pq["b"].put_many([3])

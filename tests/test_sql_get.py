@@ -108,6 +108,50 @@ def test_get_any_asks_the_queues_in_their_order(conn):
     assert conn.execute(query, [3]).fetchall() == [("apples", 2)]
 
 
+def test_get_any_passes_over_the_queues_that_give_none(database, conn):
+    """To find them it does not ask each, so each reason is a case of its own."""
+    put(conn, 1, queue="paused")
+    conn.execute("select queue_pause('paused')")
+    put(conn, 2, queue="taken by another")
+    other = database.connect(autocommit=False)
+    other.execute("select queue_get('taken by another')")
+    conn.execute("select queue_put('later', '3', schedule_in => '1h')")
+    put(conn, 4, queue="ready")
+    conn.execute("select queue_put('due', '5', schedule_in => '1us')")
+    put(conn, 6, queue="leased")
+    conn.execute("select queue_lease('leased', lease => '1h')")
+    put(conn, 7, queue="no longer leased")
+    conn.execute("select queue_lease('no longer leased', lease => '1us')")
+    names = [
+        "none",
+        "paused",
+        "taken by another",
+        "later",
+        "ready",
+        "leased",
+        "due",
+        "none",
+        "no longer leased",
+        "none",
+    ]
+    one = "select queue, data from queue_get_any(%s)"
+    each = [conn.execute(one, [names]).fetchall() for _ in range(4)]
+    assert each == [[("ready", 4)], [("due", 5)], [("no longer leased", 7)], []]
+    other.rollback()
+    conn.execute("select queue_resume('paused')")
+    assert conn.execute("select queue, data from queue_get_any(%s, 9)", [names]).fetchall() == [
+        ("paused", 1),
+        ("taken by another", 2),
+    ]
+
+
+@pytest.mark.parametrize("queues", ["'[0:2]={none,pears,apples}'", "'{{none,none},{pears,apples}}'"])
+def test_get_any_takes_an_array_of_any_shape(conn, queues):
+    put(conn, 1, queue="apples")
+    put(conn, 2, queue="pears")
+    assert column(conn, f"select data from queue_get_any({queues}, 2)") == [2, 1]
+
+
 @pytest.mark.parametrize("queues", ["null", "'{}'"])
 def test_get_any_of_no_queues_gives_nothing(conn, queues):
     assert column(conn, f"select id from queue_get_any({queues})") == []
@@ -116,6 +160,7 @@ def test_get_any_of_no_queues_gives_nothing(conn, queues):
 def test_get_any_refuses_a_bad_name(conn):
     refused(conn, "22023", "select queue_get_any(array['apples', ''])", hint=True)
     refused(conn, "22023", "select queue_get_any(array['apples', null])", hint=True)
+    refused(conn, "22023", "select queue_get_any(array['apples', 'pears', null])", hint=True)
 
 
 @pytest.mark.parametrize("level", ["repeatable read", "serializable"])

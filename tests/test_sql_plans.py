@@ -73,6 +73,7 @@ CALLS = {
     # For so long that what these leave behind when they are undone lies behind all other jobs.
     "lease": "queue_lease('{queue}', lease => '10 days')",
     "lease any": "queue_lease_any(array['nothing', '{queue}'], lease => '10 days')",
+    "get any of 101": "queue_get_any(array(select 'nothing ' || n from generate_series(1, 100) n) || '{queue}'::text)",
     "lease 10": "queue_lease('{queue}', 10, lease => '10 days')",
     "complete": f"queue_complete({ONE})",
     "error": f"queue_error({ONE}, retry_in => '10 days')",
@@ -276,6 +277,7 @@ def test_a_get_of_ten_reads_ten_times_as_much_at_most(seen, situation):
         ("lease", 45, ROWS + 2),
         ("lease 10", 250, 10 * ROWS),
         ("lease any", 45, ROWS + 2),
+        ("get any of 101", 100 * 8 + PAGES, ROWS + 1),
         ("complete", 15, 3),
         ("error", 45, 7),
         ("error without a receipt", 45, 7),
@@ -306,6 +308,7 @@ DELETED = {
     "get": 1,
     "get 10": 10,
     "get, promoting": 1,
+    "get any of 101": 1,
     "cancel": 1,
 }
 RESULTS = {"get 10": 10, "lease 10": 10, "list 10": 10, "put many": 100, "get 100": 100, "lease 100": 100} | {

@@ -18,6 +18,7 @@ drop function _queue_fold;
 drop function _queue_follow;
 drop function _queue_has_sets;
 drop function _queue_names;
+drop function _queue_next;
 drop function _queue_pick;
 drop function _queue_promote;
 drop function _queue_refuse_count;

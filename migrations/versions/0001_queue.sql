@@ -920,6 +920,71 @@ comment on function _queue_names is
 
 revoke all on function _queue_names from public;
 
+-- functions/_queue_next.sql
+create or replace function _queue_next(
+    queues text[],
+    first integer
+)
+returns integer
+language plpgsql
+volatile
+security definer
+set search_path from current
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_sort = off
+set jit = off
+as $$
+declare
+    v_now timestamptz := clock_timestamp();
+    v_has_heads boolean := coalesce(current_setting('pgq_py.has_head', true), '') <> '';
+    v_pages bigint := pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass)
+        + pg_stat_get_xact_blocks_fetched('queue_job_waiting_idx'::regclass);
+    v_next integer;
+begin
+    -- Unnest gives the names in their order; asked for it, the database would look into all queues before it sorts.
+    select n.place + _queue_next.first - 1
+    into v_next
+    from unnest(queues[_queue_next.first:]) with ordinality n (name, place)
+    where octet_length(n.name) between 1 and 255 is not true
+        -- Dead rows lie before its head: it goes around them itself.
+        or v_has_heads
+        and (
+            select concat(current_setting('pgq_py.head_' || h.key, true), current_setting('pgq_py.due_' || h.key, true))
+            from to_hex(hashtextextended(n.name, 'queue_job'::regclass::oid::bigint)) as h (key)
+        ) <> ''
+        or (
+            select j.id
+            from queue_job j
+            where j.queue = n.name and j.ready_at is null
+            order by j.rank, j.expected_at, j.id
+            limit 1
+        ) is not null
+        or (
+            select j.ready_at
+            from queue_job j
+            where j.queue = n.name and j.ready_at is not null and j.ready_at <= v_now
+            order by j.ready_at
+            limit 1
+        ) is not null
+    limit 1;
+    if pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass)
+        + pg_stat_get_xact_blocks_fetched('queue_job_waiting_idx'::regclass) - v_pages
+        > 64 + 16 * (coalesce(v_next, cardinality(queues)) - _queue_next.first)
+    then
+        -- As in queue_get, but of no queue that could take it back: each that is asked now remembers its head.
+        perform set_config('pgq_py.has_head', concat(extract(epoch from v_now) + 1, ' '), false);
+        return 0;
+    end if;
+    return v_next;
+end
+$$;
+
+comment on function _queue_next is
+    'Private: the place of the first of QUEUES, from place FIRST on, that may have a job to take, or a bad name; null if none has; 0 if dead rows make it cheaper to ask each. Where they don''t this is much the cheaper.';
+
+revoke all on function _queue_next from public;
+
 -- functions/_queue_nobody_sleeps.sql
 create or replace function _queue_nobody_sleeps(
     queue text
@@ -2235,7 +2300,13 @@ begin
             ) is null;
         -- Next time see whether dead rows lie before the head, and go around them.
         if clock_timestamp() - v_now > interval '0.3 ms' * (1 + queue_get.count / 25) then
-            perform set_config('pgq_py.has_head', concat(extract(epoch from v_now) + 1, ' ', queue), false);
+            -- A slow machine is no sign of them.
+            if pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass)
+                + pg_stat_get_xact_blocks_fetched('queue_job_waiting_idx'::regclass)
+                + pg_stat_get_xact_blocks_fetched('queue_job'::regclass) > 64 + 2 * queue_get.count
+            then
+                perform set_config('pgq_py.has_head', concat(extract(epoch from v_now) + 1, ' ', queue), false);
+            end if;
         end if;
     else
         v_name := 'pgq_py.head_' || to_hex(hashtextextended(queue, 'queue_job'::regclass::oid::bigint));
@@ -2437,23 +2508,36 @@ set search_path from current
 as $$
 #variable_conflict use_column
 declare
-    v_queue text;
+    -- An array may begin at any place, and have more dimensions than one.
+    v_queues text[] := case
+        when array_lower(queues, 1) = 1 and array_ndims(queues) = 1 then queues
+        else array(select unnest(queues))
+    end;
+    v_place integer := 1;
+    -- 0 while each is asked in turn.
+    v_next integer := 1;
     v_left integer := count;
     v_rows bigint;
 begin
     if queue_get_any.count >= 1 is not true then
         perform _queue_refuse_count(queue_get_any.count);
     end if;
-    foreach v_queue in array coalesce(queues, '{}') loop
+    while v_place <= cardinality(v_queues) loop
         return query
         select
-            v_queue, g.id, g.data, g.data_text, g.data_bytes, g.priority, g.enqueued_at, g.schedule_at,
+            v_queues[v_place], g.id, g.data, g.data_text, g.data_bytes, g.priority, g.enqueued_at, g.schedule_at,
             g.expected_at, g.attempts, g.max_attempts, g.last_error, g.progress_count, g.consumer,
             g.dedupe_key, g.headers
-        from queue_get(v_queue, v_left, queue_get_any.promote) g;
+        from queue_get(v_queues[v_place], v_left, queue_get_any.promote) g;
         get diagnostics v_rows = row_count;
         v_left := v_left - v_rows;
         exit when v_left = 0;
+        v_place := v_place + 1;
+        if v_rows = 0 and v_next <> 0 and v_place < cardinality(v_queues) then
+            v_next := _queue_next(v_queues, v_place);
+            v_place := coalesce(nullif(v_next, 0), v_place);
+            exit when v_next is null;
+        end if;
     end loop;
 end
 $$;
@@ -3047,7 +3131,13 @@ begin
                 limit 1
             ) is null;
         if clock_timestamp() - v_now > interval '0.3 ms' * (1 + queue_lease.count / 25) then
-            perform set_config('pgq_py.has_head', concat(extract(epoch from v_now) + 1, ' ', queue), false);
+            -- A slow machine is no sign of them.
+            if pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass)
+                + pg_stat_get_xact_blocks_fetched('queue_job_waiting_idx'::regclass)
+                + pg_stat_get_xact_blocks_fetched('queue_job'::regclass) > 64 + 2 * queue_lease.count
+            then
+                perform set_config('pgq_py.has_head', concat(extract(epoch from v_now) + 1, ' ', queue), false);
+            end if;
         end if;
     else
         v_name := 'pgq_py.head_' || to_hex(hashtextextended(queue, 'queue_job'::regclass::oid::bigint));
@@ -3275,23 +3365,38 @@ set search_path from current
 as $$
 #variable_conflict use_column
 declare
-    v_queue text;
+    -- An array may begin at any place, and have more dimensions than one.
+    v_queues text[] := case
+        when array_lower(queues, 1) = 1 and array_ndims(queues) = 1 then queues
+        else array(select unnest(queues))
+    end;
+    v_place integer := 1;
+    -- 0 while each is asked in turn.
+    v_next integer := 1;
     v_left integer := count;
     v_rows bigint;
 begin
     if queue_lease_any.count >= 1 is not true then
         perform _queue_refuse_count(queue_lease_any.count);
     end if;
-    foreach v_queue in array coalesce(queues, '{}') loop
+    while v_place <= cardinality(v_queues) loop
         return query
         select
-            v_queue, g.id, g.receipt, g.lease_until, g.data, g.data_text, g.data_bytes, g.priority,
+            v_queues[v_place], g.id, g.receipt, g.lease_until, g.data, g.data_text, g.data_bytes, g.priority,
             g.enqueued_at, g.schedule_at, g.expected_at, g.attempts, g.max_attempts, g.last_error,
             g.progress_count, g.dedupe_key, g.headers
-        from queue_lease(v_queue, v_left, queue_lease_any.lease, queue_lease_any.consumer, queue_lease_any.promote) g;
+        from queue_lease(
+            v_queues[v_place], v_left, queue_lease_any.lease, queue_lease_any.consumer, queue_lease_any.promote
+        ) g;
         get diagnostics v_rows = row_count;
         v_left := v_left - v_rows;
         exit when v_left = 0;
+        v_place := v_place + 1;
+        if v_rows = 0 and v_next <> 0 and v_place < cardinality(v_queues) then
+            v_next := _queue_next(v_queues, v_place);
+            v_place := coalesce(nullif(v_next, 0), v_place);
+            exit when v_next is null;
+        end if;
     end loop;
 end
 $$;

@@ -45,8 +45,12 @@ Ids: TypeAlias = list[JobId]
 _KEEP: Any = object()
 
 
-# What takes the jobs; its arguments say whether it may promote, and what to listen to no more if there are any.
-MakeCall: TypeAlias = Callable[[bool, Sequence[str]], Call[list[Taken]]]
+# What takes the jobs: the next call is made where the one before gave none. Its arguments say whether it may
+# promote, and what to listen to no more if there are any.
+MakeCalls: TypeAlias = Callable[[bool, Sequence[str]], Iterator[Call[list[Taken]]]]
+
+# Of a set this many are asked first: to send a thousand names costs more than to take the job.
+FIRST_ASKED = 16
 
 
 class AsyncConsumer(ABC):
@@ -84,7 +88,7 @@ class AsyncConsumer(ABC):
         Raises:
             CannotWait: it would wait inside a transaction above READ COMMITTED.
         """
-        jobs = await self._take_or_wait(self._get_call(1), block, timeout)
+        jobs = await self._take_or_wait(self._get_calls(1), block, timeout)
         return jobs[0] if jobs else None
 
     async def get_nowait(self) -> AsyncJob:
@@ -113,10 +117,21 @@ class AsyncConsumer(ABC):
             ValueError: a count below 1.
         """
         check_count(count)
-        return await self._take_or_wait(self._get_call(count), block, timeout)
+        return await self._take_or_wait(self._get_calls(count), block, timeout)
 
-    def _get_call(self, count: int) -> MakeCall:
-        return lambda promote, unlisten: self._pq.calls.get(self._order(), count, promote, unlisten)
+    def _in_parts(self, count: int) -> Iterator[tuple[str, ...]]:
+        """The names to ask, in one call after the other, until there is something."""
+        names = self._order()
+        if count > 1 or len(names) <= 2 * FIRST_ASKED:
+            yield names
+        else:
+            yield names[:FIRST_ASKED]
+            yield names[FIRST_ASKED:]
+
+    def _get_calls(self, count: int) -> MakeCalls:
+        return lambda promote, unlisten: (
+            self._pq.calls.get(names, count, promote, unlisten) for names in self._in_parts(count)
+        )
 
     async def lease(
         self,
@@ -170,12 +185,15 @@ class AsyncConsumer(ABC):
         check_count(count)
         name = _consumer_of(os.getpid()) if consumer is None else consumer
         return await self._take_or_wait(
-            lambda promote, unlisten: self._pq.calls.lease(self._order(), count, lease_for, name, promote, unlisten),
+            lambda promote, unlisten: (
+                self._pq.calls.lease(names, count, lease_for, name, promote, unlisten)
+                for names in self._in_parts(count)
+            ),
             block,
             timeout,
         )
 
-    async def _take_or_wait(self, make: MakeCall, block: bool, timeout: float | None) -> Jobs:
+    async def _take_or_wait(self, make: MakeCalls, block: bool, timeout: float | None) -> Jobs:
         deadline = None if timeout is None else monotonic() + timeout
         taken: dict[int, Taken] = {}
         try:
@@ -198,7 +216,7 @@ class AsyncConsumer(ABC):
             raise
 
     async def _take(
-        self, session: AsyncSession, make: MakeCall, taken: dict[int, Taken], unlisten: Sequence[str] = ()
+        self, session: AsyncSession, make: MakeCalls, taken: dict[int, Taken], unlisten: Sequence[str] = ()
     ) -> Jobs:
         """Take jobs that can be read; those that can't go to the dead. If it gives any, stop to listen.
 
@@ -211,7 +229,11 @@ class AsyncConsumer(ABC):
 
         while True:
             promote = await session.is_own()
-            rows = await session.run(make(promote, unlisten), keep)
+            rows: list[Taken] = []
+            for call in make(promote, unlisten):
+                rows = await session.run(call, keep)
+                if rows:
+                    break
             jobs = []
             for row in rows:
                 try:
@@ -389,7 +411,7 @@ class AsyncTake:
         transaction = AsyncTransaction(self._consumer._pq, session=session)
         await transaction.__aenter__()
         try:
-            jobs = await self._consumer._take(session, self._consumer._get_call(1), {})
+            jobs = await self._consumer._take(session, self._consumer._get_calls(1), {})
         except BaseException as error:
             await transaction.__aexit__(type(error), error, error.__traceback__)
             raise
@@ -742,19 +764,20 @@ class AsyncQueueSet(AsyncConsumer):
         if not names:
             raise ValueError("a set of queues has at least one")
         self._members = {name: pq[name] for name in names}
+        self._names = tuple(self._members)
+        self._places = {name: place for place, name in enumerate(self._names)}
         self._turn = 0
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {len(self._members)} queues>"
 
     def _order(self) -> tuple[str, ...]:
-        names = tuple(self._members)
-        turn = self._turn % len(names)
-        return names[turn:] + names[:turn]
+        turn = self._turn % len(self._names)
+        return self._names[turn:] + self._names[:turn]
 
     def _member(self, name: str) -> AsyncQueue:
         # The queue after the one that gave is asked first next time.
-        self._turn = list(self._members).index(name) + 1
+        self._turn = self._places[name] + 1
         return self._members[name]
 
 

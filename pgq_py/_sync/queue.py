@@ -46,8 +46,12 @@ Ids: TypeAlias = list[JobId]
 _KEEP: Any = object()
 
 
-# What takes the jobs; its arguments say whether it may promote, and what to listen to no more if there are any.
-MakeCall: TypeAlias = Callable[[bool, Sequence[str]], Call[list[Taken]]]
+# What takes the jobs: the next call is made where the one before gave none. Its arguments say whether it may
+# promote, and what to listen to no more if there are any.
+MakeCalls: TypeAlias = Callable[[bool, Sequence[str]], Iterator[Call[list[Taken]]]]
+
+# Of a set this many are asked first: to send a thousand names costs more than to take the job.
+FIRST_ASKED = 16
 
 
 class Consumer(ABC):
@@ -85,7 +89,7 @@ class Consumer(ABC):
         Raises:
             CannotWait: it would wait inside a transaction above READ COMMITTED.
         """
-        jobs = self._take_or_wait(self._get_call(1), block, timeout)
+        jobs = self._take_or_wait(self._get_calls(1), block, timeout)
         return jobs[0] if jobs else None
 
     def get_nowait(self) -> Job:
@@ -114,10 +118,21 @@ class Consumer(ABC):
             ValueError: a count below 1.
         """
         check_count(count)
-        return self._take_or_wait(self._get_call(count), block, timeout)
+        return self._take_or_wait(self._get_calls(count), block, timeout)
 
-    def _get_call(self, count: int) -> MakeCall:
-        return lambda promote, unlisten: self._pq.calls.get(self._order(), count, promote, unlisten)
+    def _in_parts(self, count: int) -> Iterator[tuple[str, ...]]:
+        """The names to ask, in one call after the other, until there is something."""
+        names = self._order()
+        if count > 1 or len(names) <= 2 * FIRST_ASKED:
+            yield names
+        else:
+            yield names[:FIRST_ASKED]
+            yield names[FIRST_ASKED:]
+
+    def _get_calls(self, count: int) -> MakeCalls:
+        return lambda promote, unlisten: (
+            self._pq.calls.get(names, count, promote, unlisten) for names in self._in_parts(count)
+        )
 
     def lease(
         self,
@@ -171,12 +186,15 @@ class Consumer(ABC):
         check_count(count)
         name = _consumer_of(os.getpid()) if consumer is None else consumer
         return self._take_or_wait(
-            lambda promote, unlisten: self._pq.calls.lease(self._order(), count, lease_for, name, promote, unlisten),
+            lambda promote, unlisten: (
+                self._pq.calls.lease(names, count, lease_for, name, promote, unlisten)
+                for names in self._in_parts(count)
+            ),
             block,
             timeout,
         )
 
-    def _take_or_wait(self, make: MakeCall, block: bool, timeout: float | None) -> Jobs:
+    def _take_or_wait(self, make: MakeCalls, block: bool, timeout: float | None) -> Jobs:
         deadline = None if timeout is None else monotonic() + timeout
         taken: dict[int, Taken] = {}
         try:
@@ -198,7 +216,7 @@ class Consumer(ABC):
             self._give_back(taken, error)
             raise
 
-    def _take(self, session: Session, make: MakeCall, taken: dict[int, Taken], unlisten: Sequence[str] = ()) -> Jobs:
+    def _take(self, session: Session, make: MakeCalls, taken: dict[int, Taken], unlisten: Sequence[str] = ()) -> Jobs:
         """Take jobs that can be read; those that can't go to the dead. If it gives any, stop to listen.
 
         `taken` holds whatever has left the queue and has not gone to the dead.
@@ -210,7 +228,11 @@ class Consumer(ABC):
 
         while True:
             promote = session.is_own()
-            rows = session.run(make(promote, unlisten), keep)
+            rows: list[Taken] = []
+            for call in make(promote, unlisten):
+                rows = session.run(call, keep)
+                if rows:
+                    break
             jobs = []
             for row in rows:
                 try:
@@ -388,7 +410,7 @@ class Take:
         transaction = Transaction(self._consumer._pq, session=session)
         transaction.__enter__()
         try:
-            jobs = self._consumer._take(session, self._consumer._get_call(1), {})
+            jobs = self._consumer._take(session, self._consumer._get_calls(1), {})
         except BaseException as error:
             transaction.__exit__(type(error), error, error.__traceback__)
             raise
@@ -737,19 +759,20 @@ class QueueSet(Consumer):
         if not names:
             raise ValueError("a set of queues has at least one")
         self._members = {name: pq[name] for name in names}
+        self._names = tuple(self._members)
+        self._places = {name: place for place, name in enumerate(self._names)}
         self._turn = 0
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {len(self._members)} queues>"
 
     def _order(self) -> tuple[str, ...]:
-        names = tuple(self._members)
-        turn = self._turn % len(names)
-        return names[turn:] + names[:turn]
+        turn = self._turn % len(self._names)
+        return self._names[turn:] + self._names[:turn]
 
     def _member(self, name: str) -> Queue:
         # The queue after the one that gave is asked first next time.
-        self._turn = list(self._members).index(name) + 1
+        self._turn = self._places[name] + 1
         return self._members[name]
 
 

@@ -74,7 +74,13 @@ begin
             ) is null;
         -- Next time see whether dead rows lie before the head, and go around them.
         if clock_timestamp() - v_now > interval '0.3 ms' * (1 + queue_get.count / 25) then
-            perform set_config('pgq_py.has_head', concat(extract(epoch from v_now) + 1, ' ', queue), false);
+            -- A slow machine is no sign of them.
+            if pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass)
+                + pg_stat_get_xact_blocks_fetched('queue_job_waiting_idx'::regclass)
+                + pg_stat_get_xact_blocks_fetched('queue_job'::regclass) > 64 + 2 * queue_get.count
+            then
+                perform set_config('pgq_py.has_head', concat(extract(epoch from v_now) + 1, ' ', queue), false);
+            end if;
         end if;
     else
         v_name := 'pgq_py.head_' || to_hex(hashtextextended(queue, 'queue_job'::regclass::oid::bigint));

@@ -32,23 +32,38 @@ set search_path from current
 as $$
 #variable_conflict use_column
 declare
-    v_queue text;
+    -- An array may begin at any place, and have more dimensions than one.
+    v_queues text[] := case
+        when array_lower(queues, 1) = 1 and array_ndims(queues) = 1 then queues
+        else array(select unnest(queues))
+    end;
+    v_place integer := 1;
+    -- 0 while each is asked in turn.
+    v_next integer := 1;
     v_left integer := count;
     v_rows bigint;
 begin
     if queue_lease_any.count >= 1 is not true then
         perform _queue_refuse_count(queue_lease_any.count);
     end if;
-    foreach v_queue in array coalesce(queues, '{}') loop
+    while v_place <= cardinality(v_queues) loop
         return query
         select
-            v_queue, g.id, g.receipt, g.lease_until, g.data, g.data_text, g.data_bytes, g.priority,
+            v_queues[v_place], g.id, g.receipt, g.lease_until, g.data, g.data_text, g.data_bytes, g.priority,
             g.enqueued_at, g.schedule_at, g.expected_at, g.attempts, g.max_attempts, g.last_error,
             g.progress_count, g.dedupe_key, g.headers
-        from queue_lease(v_queue, v_left, queue_lease_any.lease, queue_lease_any.consumer, queue_lease_any.promote) g;
+        from queue_lease(
+            v_queues[v_place], v_left, queue_lease_any.lease, queue_lease_any.consumer, queue_lease_any.promote
+        ) g;
         get diagnostics v_rows = row_count;
         v_left := v_left - v_rows;
         exit when v_left = 0;
+        v_place := v_place + 1;
+        if v_rows = 0 and v_next <> 0 and v_place < cardinality(v_queues) then
+            v_next := _queue_next(v_queues, v_place);
+            v_place := coalesce(nullif(v_next, 0), v_place);
+            exit when v_next is null;
+        end if;
     end loop;
 end
 $$;
