@@ -246,6 +246,18 @@ async def test_a_large_set_is_asked_in_two_steps(world, gate, how):
     ]
 
 
+async def test_of_a_set_with_one_busy_queue_each_job_comes_in_one_round_trip(world, gate):
+    pq = world.pq(await world.connect(conninfo=gate.address, autocommit=True))
+    both = pq["busy", "idle"]
+    await pq["busy"].put_many(list(range(20)))
+    trips = []
+    for n in range(20):
+        before = gate.round_trips
+        assert (await both.get(block=False)).data == n
+        trips.append(gate.round_trips - before)
+    assert trips[-10:] == [1] * 10  # by then psycopg has prepared the statement
+
+
 async def test_a_batch_of_a_set_is_of_all_its_queues(pq):
     await pq["a"].put_many([1, 2])
     await pq["b"].put_many([3])
