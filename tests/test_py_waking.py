@@ -15,6 +15,8 @@ from sql_sessions import value
 from worlds import PATIENCE, Background, plain
 
 from pgq_py import PQ, AsyncPQ
+from pgq_py._async import session as async_session
+from pgq_py._sync import session as sync_session
 
 pytest_plugins = ("world_fixtures",)
 WAYS = ["address", "pool", "conn", "autocommit"]
@@ -180,6 +182,84 @@ async def test_a_job_is_with_who_was_woken_for_it_after_one_round_trip(world, sl
         putting.result()
         assert gate.round_trips - trips[0] == 1
         assert value(conn, "select count(*) from pg_locks where locktype = 'advisory'") == 0
+
+
+# The first commit of a take fails, as it may at SERIALIZABLE.
+FIRST_COMMIT_FAILS = """
+    create sequence takes;
+    create function fail_once() returns trigger language plpgsql as $$
+    begin
+        if nextval('takes') = 1 then
+            raise sqlstate '40001' using message = 'first commit fails';
+        end if;
+        return null;
+    end
+    $$;
+    create constraint trigger fail_once after insert on queue_tally deferrable initially deferred
+        for each row when (new.taken is not null) execute function fail_once();
+"""
+
+
+async def test_after_a_commit_that_failed_it_is_still_listened_to(world, sleepers, conn, monkeypatch):
+    """The job that woke us goes to another meanwhile, and the next one must wake us again."""
+    conn.execute(FIRST_COMMIT_FAILS)
+    queue = world.pq(await world.connect(autocommit=True))["apples"]
+    lost = []
+
+    def lose() -> None:
+        lost.extend(conn.execute("select id from queue_get('apples')").fetchall())
+
+    sync_sleep, async_sleep = sync_session.sleep, async_session.async_sleep
+
+    def sleep(seconds: float) -> None:
+        lose()
+        sync_sleep(seconds)
+
+    async def sleep_async(seconds: float) -> None:
+        lose()
+        await async_sleep(seconds)
+
+    monkeypatch.setattr(sync_session, "sleep", sleep)
+    monkeypatch.setattr(async_session, "async_sleep", sleep_async)
+
+    def put() -> None:
+        sleepers.wait()
+        conn.execute("select queue_put('apples', '1')")
+        sleepers.wait()
+        conn.execute("select queue_put('apples', '2')")
+
+    putting = Background(put)
+    try:
+        assert (await queue.get(timeout=PATIENCE)).data == 2
+        putting.result()
+        assert len(lost) == 1
+        assert value(conn, "select count(*) from pg_locks where locktype = 'advisory'") == 0
+    finally:
+        conn.execute("drop trigger fail_once on queue_tally; drop function fail_once; drop sequence takes")
+
+
+async def test_who_is_cancelled_while_another_has_the_connection_listens_no_more(database, sleepers):
+    wanted = asyncio.Event()
+
+    class Lock(asyncio.Lock):
+        async def acquire(self) -> bool:
+            if self.locked():
+                wanted.set()
+            return await super().acquire()
+
+    async with await psycopg.AsyncConnection.connect(database.dsn, autocommit=True) as shared:
+        pq = AsyncPQ(shared)
+        pq._source.listening.lock = lock = Lock()
+        waiting = asyncio.create_task(pq["apples"].get(timeout=0.1))
+        await asyncio.to_thread(sleepers.wait)
+        async with lock:
+            await wanted.wait()  # its time is over
+            waiting.cancel()
+            await asyncio.sleep(0)
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        cursor = await shared.execute("select count(*) from pg_listening_channels()")
+        assert await cursor.fetchone() == (0,)
 
 
 @pytest.mark.parametrize("kind", WAYS)

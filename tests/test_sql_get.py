@@ -108,7 +108,8 @@ def test_get_any_asks_the_queues_in_their_order(conn):
     assert conn.execute(query, [3]).fetchall() == [("apples", 2)]
 
 
-def test_get_any_passes_over_the_queues_that_give_none(database, conn):
+@pytest.mark.parametrize("take", ["get", "lease"])
+def test_a_set_passes_over_the_queues_that_give_none(database, conn, take):
     """To find them it does not ask each, so each reason is a case of its own."""
     put(conn, 1, queue="paused")
     conn.execute("select queue_pause('paused')")
@@ -134,22 +135,35 @@ def test_get_any_passes_over_the_queues_that_give_none(database, conn):
         "no longer leased",
         "none",
     ]
-    one = "select queue, data from queue_get_any(%s)"
+    one = f"select queue, data from queue_{take}_any(%s)"
     each = [conn.execute(one, [names]).fetchall() for _ in range(4)]
     assert each == [[("ready", 4)], [("due", 5)], [("no longer leased", 7)], []]
     other.rollback()
     conn.execute("select queue_resume('paused')")
-    assert conn.execute("select queue, data from queue_get_any(%s, 9)", [names]).fetchall() == [
+    assert conn.execute(f"select queue, data from queue_{take}_any(%s, 9)", [names]).fetchall() == [
         ("paused", 1),
         ("taken by another", 2),
     ]
 
 
-@pytest.mark.parametrize("queues", ["'[0:2]={none,pears,apples}'", "'{{none,none},{pears,apples}}'"])
-def test_get_any_takes_an_array_of_any_shape(conn, queues):
+@pytest.mark.parametrize("take", ["get", "lease"])
+@pytest.mark.parametrize("queues", ["'[0:1]={pears,apples}'", "'{{none,none},{pears,apples}}'"])
+def test_a_set_is_an_array_of_any_shape(conn, take, queues):
     put(conn, 1, queue="apples")
     put(conn, 2, queue="pears")
-    assert column(conn, f"select data from queue_get_any({queues}, 2)") == [2, 1]
+    assert column(conn, f"select data from queue_{take}_any({queues}, 2)") == [2, 1]
+
+
+@pytest.mark.parametrize("take", ["get", "lease"])
+def test_behind_many_paused_queues_a_job_is_found(conn, take):
+    names = [f"paused {n}" for n in range(30)]
+    for name in names:
+        put(conn, 1, queue=name)
+        conn.execute("select queue_pause(%s)", [name])
+    put(conn, 2, queue="apples")
+    query = f"select data from queue_{take}_any(%s)"
+    assert column(conn, query, [*names, "none", "apples"]) == [2]
+    assert column(conn, query, [*names, "none", "apples"]) == []
 
 
 @pytest.mark.parametrize("queues", ["null", "'{}'"])

@@ -88,7 +88,9 @@ def pages_of(conn: Connection, query: str) -> tuple[int, list[Any]]:
         return int(value(conn, PAGES_READ) - before), rows
 
 
-def flat(conn: Connection, rounds: Callable[[], list[tuple[int, list[Any]]]], queues: int = 1) -> None:
+def flat(
+    conn: Connection, rounds: Callable[[], list[tuple[int, list[Any]]]], queues: int = 1, pages: int = PAGES
+) -> None:
     """Most calls read little; a look from the start is made when the last one's time is over, and not before.
 
     That is so for each of the QUEUES that a call goes through and that have dead rows.
@@ -97,7 +99,7 @@ def flat(conn: Connection, rounds: Callable[[], list[tuple[int, list[Any]]]], qu
         rounds()
     began = time.monotonic()
     seen = [one for _ in range(300) for one in rounds()]
-    looks = [pages for pages, _ in seen if pages > PAGES]
+    looks = [read for read, _ in seen if read > pages]
     assert len(looks) <= queues * (2 + 2 * (time.monotonic() - began) / 0.1)
     assert len(looks) < len(seen) / 2
     assert all(rows for _, rows in seen)
@@ -131,21 +133,24 @@ def test_two_queues_in_turn_are_both_remembered(database, conn, held):
     assert not noted(one, queue="pears")
 
 
-@pytest.mark.parametrize("take", ["queue_get_any(array[{}])", "queue_lease_any(array[{}])"])
-def test_a_set_goes_around_the_dead_rows_of_each_of_its_queues(database, conn, held, take):
+@pytest.mark.parametrize("kind", ["ready", "due"])
+@pytest.mark.parametrize("take", ["get", "lease"])
+def test_a_set_goes_around_the_dead_rows_of_each_of_its_queues(database, conn, held, take, kind):
+    """Also in a large one, where so many pages are read that those of one queue don't stand out."""
     emptied, bloated = "apples", "pears"
     for queue in (emptied, bloated):
-        put_many(conn, DEAD, queue)
+        put_many(conn, DEAD, queue, **({"schedule_in": "1us"} if kind == "due" else {}))
         take_all(conn, queue)
     one = database.connect()
-    names = ["never used", emptied, *(f"never used {n}" for n in range(8)), bloated]
-    query = "select id from " + take.format(", ".join(f"'{name}'" for name in names))
+    empty = [f"never used {n}" for n in range(150)]
+    names = [*empty[:1], emptied, *empty[1:], bloated]
+    query = f"select id from queue_{take}_any(array[{', '.join(repr(name) for name in names)}], promote => true)"
 
     def rounds():
         put_many(conn, 1, bloated)
         return [pages_of(one, query)]
 
-    flat(one, rounds, queues=2)
+    flat(one, rounds, queues=2, pages=8 * len(names) + PAGES)
 
 
 def test_jobs_that_came_due_are_gone_around_as_well(database, conn, held):
@@ -238,6 +243,10 @@ def test_what_ranks_before_the_head_is_given_at_once(database, conn, held, bette
     one = database.connect()
     put_many(conn, 50)
     go_far(one)
+    (id,) = put_many(
+        conn, 1, **better
+    )  # while it is not known yet whether it is cheap to see what ranks before the head
+    assert column(one, take.format(queue="apples")) == [id]
     for _ in range(3):
         column(one, take.format(queue="apples"))  # that nothing ranks before the head is cheap to see
         (id,) = put_many(conn, 1, **better)

@@ -211,7 +211,8 @@ create or replace function _queue_channel(
 returns text
 language sql
 stable
--- As _queue_key. Hashed because LISTEN cuts names after 63 bytes in silence, and pg_notify refuses them.
+-- As _queue_key; the schema is that of the function which this becomes a part of.
+-- Hashed because LISTEN cuts names after 63 bytes in silence, and pg_notify refuses them.
 return 'queue_' || to_hex(hashtextextended(current_schema() || '.' || queue collate "C", 0));
 
 comment on function _queue_channel is
@@ -940,6 +941,8 @@ declare
     v_has_heads boolean := coalesce(current_setting('pgq_py.has_head', true), '') <> '';
     v_pages bigint := pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass)
         + pg_stat_get_xact_blocks_fetched('queue_job_waiting_idx'::regclass);
+    v_rows_pages bigint := pg_stat_get_xact_blocks_fetched('queue_job'::regclass);
+    v_asked float8 := nullif(current_setting('pgq_py.asked_each', true), '');
     v_next integer;
 begin
     -- Unnest gives the names in their order; asked for it, the database would look into all queues before it sorts.
@@ -968,13 +971,21 @@ begin
             limit 1
         ) is not null
     limit 1;
-    if pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass)
+    -- Of a queue without jobs no row is looked at, unless it is dead.
+    if pg_stat_get_xact_blocks_fetched('queue_job'::regclass) - v_rows_pages > 64
+        or pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass)
         + pg_stat_get_xact_blocks_fetched('queue_job_waiting_idx'::regclass) - v_pages
         > 64 + 16 * (coalesce(v_next, cardinality(queues)) - _queue_next.first)
     then
-        -- As in queue_get, but of no queue that could take it back: each that is asked now remembers its head.
-        perform set_config('pgq_py.has_head', concat(extract(epoch from v_now) + 1, ' '), false);
-        return 0;
+        if not v_has_heads then
+            -- As in queue_get, but of no queue that could take it back.
+            perform set_config('pgq_py.has_head', concat(extract(epoch from v_now) + 1, ' '), false);
+        end if;
+        -- Each that is asked now remembers its head, if it is worth it. If none is, once in a second is enough.
+        if extract(epoch from v_now) - v_asked between 0 and 1 is not true then
+            perform set_config('pgq_py.asked_each', extract(epoch from v_now)::text, false);
+            return 0;
+        end if;
     end if;
     return v_next;
 end
@@ -2300,21 +2311,17 @@ begin
             ) is null;
         -- Next time see whether dead rows lie before the head, and go around them.
         if clock_timestamp() - v_now > interval '0.3 ms' * (1 + queue_get.count / 25) then
-            -- A slow machine is no sign of them.
-            if pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass)
-                + pg_stat_get_xact_blocks_fetched('queue_job_waiting_idx'::regclass)
-                + pg_stat_get_xact_blocks_fetched('queue_job'::regclass) > 64 + 2 * queue_get.count
-            then
-                perform set_config('pgq_py.has_head', concat(extract(epoch from v_now) + 1, ' ', queue), false);
-            end if;
+            perform set_config('pgq_py.has_head', concat(extract(epoch from v_now) + 1, ' ', queue), false);
         end if;
     else
         v_name := 'pgq_py.head_' || to_hex(hashtextextended(queue, 'queue_job'::regclass::oid::bigint));
         v_head := string_to_array(current_setting(v_name, true), ' ');
         -- As _queue_follow, which takes half as much again and moves the head on.
         if random() > 0.1 then
-            v_is_brief := v_head[6] = 'near'
-                or v_head[6] in ('t', 'f') and coalesce(current_setting(replace(v_name, 'head', 'due'), true), '') = '';
+            v_is_brief := extract(epoch from v_now) between v_head[1]::float8 - 31 and v_head[1]::float8 and (
+                v_head[6] = 'near'
+                or v_head[6] in ('t', 'f') and coalesce(current_setting(replace(v_name, 'head', 'due'), true), '') = ''
+            );
             if v_is_brief and v_head[6] = 't' then
                 -- As two, since before PostgreSQL 18 a comparison of rows ends no scan but by its first column.
                 v_is_brief := coalesce(
@@ -2348,8 +2355,7 @@ begin
                 for update skip locked
             )
             into v_ids
-            where extract(epoch from v_now) between v_head[1]::float8 - 31 and v_head[1]::float8
-                and not exists (select from queue_setting s where s.queue = queue_get.queue and s.paused)
+            where not exists (select from queue_setting s where s.queue = queue_get.queue and s.paused)
                 and (
                     select j.ready_at
                     from queue_job j
@@ -2362,7 +2368,7 @@ begin
             end if;
         end if;
         -- Whoever finds too few behind a near head looks from the start.
-        if v_ids is null and not (v_is_brief and v_head[6] = 'near') then
+        if v_ids is null and v_head[6] is not null and (v_is_brief and v_head[6] = 'near') is not true then
             v_ids := _queue_follow(queue_get.queue, v_now, queue_get.count);
         end if;
     end if;
@@ -2516,6 +2522,7 @@ declare
     v_place integer := 1;
     -- 0 while each is asked in turn.
     v_next integer := 1;
+    v_vain integer := 0;
     v_left integer := count;
     v_rows bigint;
 begin
@@ -2533,7 +2540,9 @@ begin
         v_left := v_left - v_rows;
         exit when v_left = 0;
         v_place := v_place + 1;
-        if v_rows = 0 and v_next <> 0 and v_place < cardinality(v_queues) then
+        -- Where many that seemed to have a job gave none, they are paused or all is locked: to ask is cheaper.
+        v_vain := v_vain + (v_rows = 0)::integer;
+        if v_rows = 0 and v_next <> 0 and v_vain <= 8 and v_place < cardinality(v_queues) then
             v_next := _queue_next(v_queues, v_place);
             v_place := coalesce(nullif(v_next, 0), v_place);
             exit when v_next is null;
@@ -3131,21 +3140,17 @@ begin
                 limit 1
             ) is null;
         if clock_timestamp() - v_now > interval '0.3 ms' * (1 + queue_lease.count / 25) then
-            -- A slow machine is no sign of them.
-            if pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass)
-                + pg_stat_get_xact_blocks_fetched('queue_job_waiting_idx'::regclass)
-                + pg_stat_get_xact_blocks_fetched('queue_job'::regclass) > 64 + 2 * queue_lease.count
-            then
-                perform set_config('pgq_py.has_head', concat(extract(epoch from v_now) + 1, ' ', queue), false);
-            end if;
+            perform set_config('pgq_py.has_head', concat(extract(epoch from v_now) + 1, ' ', queue), false);
         end if;
     else
         v_name := 'pgq_py.head_' || to_hex(hashtextextended(queue, 'queue_job'::regclass::oid::bigint));
         v_head := string_to_array(current_setting(v_name, true), ' ');
         -- As _queue_follow, which takes half as much again and moves the head on.
         if random() > 0.1 then
-            v_is_brief := v_head[6] = 'near'
-                or v_head[6] in ('t', 'f') and coalesce(current_setting(replace(v_name, 'head', 'due'), true), '') = '';
+            v_is_brief := extract(epoch from v_now) between v_head[1]::float8 - 31 and v_head[1]::float8 and (
+                v_head[6] = 'near'
+                or v_head[6] in ('t', 'f') and coalesce(current_setting(replace(v_name, 'head', 'due'), true), '') = ''
+            );
             if v_is_brief and v_head[6] = 't' then
                 -- As two, since before PostgreSQL 18 a comparison of rows ends no scan but by its first column.
                 v_is_brief := coalesce(
@@ -3181,8 +3186,7 @@ begin
             into v_lease, v_ids
             from (select) as always
             left join queue_setting s on s.queue = queue_lease.queue
-            where extract(epoch from v_now) between v_head[1]::float8 - 31 and v_head[1]::float8
-                and s.paused is not true
+            where s.paused is not true
                 and (
                     select j.ready_at
                     from queue_job j
@@ -3192,10 +3196,11 @@ begin
                 ) is null;
             if cardinality(v_ids) < queue_lease.count then
                 v_ids := null;
+                v_lease := null;
             end if;
         end if;
         -- Whoever finds too few behind a near head looks from the start.
-        if v_ids is null and not (v_is_brief and v_head[6] = 'near') then
+        if v_ids is null and v_head[6] is not null and (v_is_brief and v_head[6] = 'near') is not true then
             v_ids := _queue_follow(queue_lease.queue, v_now, queue_lease.count);
         end if;
     end if;
@@ -3373,6 +3378,7 @@ declare
     v_place integer := 1;
     -- 0 while each is asked in turn.
     v_next integer := 1;
+    v_vain integer := 0;
     v_left integer := count;
     v_rows bigint;
 begin
@@ -3392,7 +3398,9 @@ begin
         v_left := v_left - v_rows;
         exit when v_left = 0;
         v_place := v_place + 1;
-        if v_rows = 0 and v_next <> 0 and v_place < cardinality(v_queues) then
+        -- Where many that seemed to have a job gave none, they are paused or all is locked: to ask is cheaper.
+        v_vain := v_vain + (v_rows = 0)::integer;
+        if v_rows = 0 and v_next <> 0 and v_vain <= 8 and v_place < cardinality(v_queues) then
             v_next := _queue_next(v_queues, v_place);
             v_place := coalesce(nullif(v_next, 0), v_place);
             exit when v_next is null;

@@ -135,7 +135,12 @@ class AsyncListener:
         try:
             # Whoever waited may have a job by now: no failure here shall keep it from him.
             with suppress(Error, psycopg.Error):
-                await self._stop(self._on)
+                try:
+                    await self._stop(self._on)
+                except BaseException:
+                    if self._counted:  # interrupted while it waited for others on the connection
+                        await self._stop(self._on)
+                    raise
         finally:
             await self._let_go()
 

@@ -103,7 +103,7 @@ class AsyncConsumer(ABC):
         return job
 
     async def get_many(self, count: int, block: bool = False, timeout: float | None = None) -> Jobs:
-        """Take up to COUNT jobs at once, in one round trip.
+        """Take up to COUNT jobs at once, in one round trip; a single one of a large set of queues may need two.
 
         Args:
             count: how many at most.
@@ -164,7 +164,7 @@ class AsyncConsumer(ABC):
         block: bool = False,
         timeout: float | None = None,
     ) -> Jobs:
-        """Lease up to COUNT jobs at once, in one round trip.
+        """Lease up to COUNT jobs at once, in one round trip; a single one of a large set of queues may need two.
 
         Args:
             count: how many at most.
@@ -225,8 +225,10 @@ class AsyncConsumer(ABC):
         while True:
             promote = await session.is_own()
             rows: list[Taken] = []
+            # A commit that fails brings LISTEN back, but not the lock by which putters see who sleeps.
+            listen = self._pq.calls.listen(unlisten) if unlisten else None
             for call in make(promote, unlisten):
-                rows = await session.run(call, keep)
+                rows = await session.run(call, keep, listen)
                 if rows:
                     break
             jobs = []
@@ -246,8 +248,8 @@ class AsyncConsumer(ABC):
                     del taken[row.id]
             if jobs or not rows:
                 return jobs
-            if unlisten:
-                await session.run(self._pq.calls.listen(unlisten))
+            if listen is not None:
+                await session.run(listen)
 
     async def _give_back(self, taken: dict[int, Taken], error: BaseException) -> None:
         """Put again, or release, what was taken but never reached the caller, who was interrupted meanwhile.
@@ -769,7 +771,8 @@ class AsyncQueueSet(AsyncConsumer):
         return f"<{type(self).__name__} of {len(self._members)} queues>"
 
     def _order(self) -> tuple[str, ...]:
-        return self._names[self._turn :] + self._names[: self._turn]
+        turn = self._turn  # once: threads may share the set
+        return self._names[turn:] + self._names[:turn]
 
     def _in_parts(self, count: int) -> Iterator[tuple[str, ...]]:
         # While all have jobs it is as fast as one queue; where few have any, the first call finds most of them.

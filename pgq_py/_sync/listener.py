@@ -136,7 +136,12 @@ class Listener:
         try:
             # Whoever waited may have a job by now: no failure here shall keep it from him.
             with suppress(Error, psycopg.Error):
-                self._stop(self._on)
+                try:
+                    self._stop(self._on)
+                except BaseException:
+                    if self._counted:  # interrupted while it waited for others on the connection
+                        self._stop(self._on)
+                    raise
         finally:
             self._let_go()
 

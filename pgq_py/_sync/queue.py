@@ -104,7 +104,7 @@ class Consumer(ABC):
         return job
 
     def get_many(self, count: int, block: bool = False, timeout: float | None = None) -> Jobs:
-        """Take up to COUNT jobs at once, in one round trip.
+        """Take up to COUNT jobs at once, in one round trip; a single one of a large set of queues may need two.
 
         Args:
             count: how many at most.
@@ -165,7 +165,7 @@ class Consumer(ABC):
         block: bool = False,
         timeout: float | None = None,
     ) -> Jobs:
-        """Lease up to COUNT jobs at once, in one round trip.
+        """Lease up to COUNT jobs at once, in one round trip; a single one of a large set of queues may need two.
 
         Args:
             count: how many at most.
@@ -224,8 +224,10 @@ class Consumer(ABC):
         while True:
             promote = session.is_own()
             rows: list[Taken] = []
+            # A commit that fails brings LISTEN back, but not the lock by which putters see who sleeps.
+            listen = self._pq.calls.listen(unlisten) if unlisten else None
             for call in make(promote, unlisten):
-                rows = session.run(call, keep)
+                rows = session.run(call, keep, listen)
                 if rows:
                     break
             jobs = []
@@ -245,8 +247,8 @@ class Consumer(ABC):
                     del taken[row.id]
             if jobs or not rows:
                 return jobs
-            if unlisten:
-                session.run(self._pq.calls.listen(unlisten))
+            if listen is not None:
+                session.run(listen)
 
     def _give_back(self, taken: dict[int, Taken], error: BaseException) -> None:
         """Put again, or release, what was taken but never reached the caller, who was interrupted meanwhile.
@@ -764,7 +766,8 @@ class QueueSet(Consumer):
         return f"<{type(self).__name__} of {len(self._members)} queues>"
 
     def _order(self) -> tuple[str, ...]:
-        return self._names[self._turn :] + self._names[: self._turn]
+        turn = self._turn  # once: threads may share the set
+        return self._names[turn:] + self._names[:turn]
 
     def _in_parts(self, count: int) -> Iterator[tuple[str, ...]]:
         # While all have jobs it is as fast as one queue; where few have any, the first call finds most of them.

@@ -96,7 +96,7 @@ class Session:
         conn = self.connection()
         return conn.pgconn.transaction_status == _IDLE and conn.autocommit
 
-    def run(self, call: Call[T], keep: Keep[T] | None = None) -> T:
+    def run(self, call: Call[T], keep: Keep[T] | None = None, between: Call[Any] | None = None) -> T:
         """Run a call: on an idle connection in one round trip and durable, else in the open transaction.
 
         A transaction of our own that lost against another one is repeated a few times.
@@ -105,6 +105,7 @@ class Session:
             call: what to run.
             keep: is given the result even when an interruption (asyncio's cancellation, Control-C)
                 comes too late to keep the statement from being done.
+            between: what else to run before it is repeated.
         """
         for attempt in range(10):
             try:
@@ -113,6 +114,8 @@ class Session:
                 if not self.is_own():
                     raise
                 sleep(jitter(0.01 * 2**attempt))
+                if between is not None:
+                    self._run_once(between, None)
             except psycopg.errors.InvalidSqlStatementName:
                 # What was prepared is gone, and psycopg does not know: DISCARD ALL, by a pool that resets
                 # its connections, for example. Nothing was done.

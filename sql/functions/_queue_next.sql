@@ -17,6 +17,8 @@ declare
     v_has_heads boolean := coalesce(current_setting('pgq_py.has_head', true), '') <> '';
     v_pages bigint := pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass)
         + pg_stat_get_xact_blocks_fetched('queue_job_waiting_idx'::regclass);
+    v_rows_pages bigint := pg_stat_get_xact_blocks_fetched('queue_job'::regclass);
+    v_asked float8 := nullif(current_setting('pgq_py.asked_each', true), '');
     v_next integer;
 begin
     -- Unnest gives the names in their order; asked for it, the database would look into all queues before it sorts.
@@ -45,13 +47,21 @@ begin
             limit 1
         ) is not null
     limit 1;
-    if pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass)
+    -- Of a queue without jobs no row is looked at, unless it is dead.
+    if pg_stat_get_xact_blocks_fetched('queue_job'::regclass) - v_rows_pages > 64
+        or pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass)
         + pg_stat_get_xact_blocks_fetched('queue_job_waiting_idx'::regclass) - v_pages
         > 64 + 16 * (coalesce(v_next, cardinality(queues)) - _queue_next.first)
     then
-        -- As in queue_get, but of no queue that could take it back: each that is asked now remembers its head.
-        perform set_config('pgq_py.has_head', concat(extract(epoch from v_now) + 1, ' '), false);
-        return 0;
+        if not v_has_heads then
+            -- As in queue_get, but of no queue that could take it back.
+            perform set_config('pgq_py.has_head', concat(extract(epoch from v_now) + 1, ' '), false);
+        end if;
+        -- Each that is asked now remembers its head, if it is worth it. If none is, once in a second is enough.
+        if extract(epoch from v_now) - v_asked between 0 and 1 is not true then
+            perform set_config('pgq_py.asked_each', extract(epoch from v_now)::text, false);
+            return 0;
+        end if;
     end if;
     return v_next;
 end

@@ -74,21 +74,17 @@ begin
             ) is null;
         -- Next time see whether dead rows lie before the head, and go around them.
         if clock_timestamp() - v_now > interval '0.3 ms' * (1 + queue_get.count / 25) then
-            -- A slow machine is no sign of them.
-            if pg_stat_get_xact_blocks_fetched('queue_job_ready_idx'::regclass)
-                + pg_stat_get_xact_blocks_fetched('queue_job_waiting_idx'::regclass)
-                + pg_stat_get_xact_blocks_fetched('queue_job'::regclass) > 64 + 2 * queue_get.count
-            then
-                perform set_config('pgq_py.has_head', concat(extract(epoch from v_now) + 1, ' ', queue), false);
-            end if;
+            perform set_config('pgq_py.has_head', concat(extract(epoch from v_now) + 1, ' ', queue), false);
         end if;
     else
         v_name := 'pgq_py.head_' || to_hex(hashtextextended(queue, 'queue_job'::regclass::oid::bigint));
         v_head := string_to_array(current_setting(v_name, true), ' ');
         -- As _queue_follow, which takes half as much again and moves the head on.
         if random() > 0.1 then
-            v_is_brief := v_head[6] = 'near'
-                or v_head[6] in ('t', 'f') and coalesce(current_setting(replace(v_name, 'head', 'due'), true), '') = '';
+            v_is_brief := extract(epoch from v_now) between v_head[1]::float8 - 31 and v_head[1]::float8 and (
+                v_head[6] = 'near'
+                or v_head[6] in ('t', 'f') and coalesce(current_setting(replace(v_name, 'head', 'due'), true), '') = ''
+            );
             if v_is_brief and v_head[6] = 't' then
                 -- As two, since before PostgreSQL 18 a comparison of rows ends no scan but by its first column.
                 v_is_brief := coalesce(
@@ -122,8 +118,7 @@ begin
                 for update skip locked
             )
             into v_ids
-            where extract(epoch from v_now) between v_head[1]::float8 - 31 and v_head[1]::float8
-                and not exists (select from queue_setting s where s.queue = queue_get.queue and s.paused)
+            where not exists (select from queue_setting s where s.queue = queue_get.queue and s.paused)
                 and (
                     select j.ready_at
                     from queue_job j
@@ -136,7 +131,7 @@ begin
             end if;
         end if;
         -- Whoever finds too few behind a near head looks from the start.
-        if v_ids is null and not (v_is_brief and v_head[6] = 'near') then
+        if v_ids is null and v_head[6] is not null and (v_is_brief and v_head[6] = 'near') is not true then
             v_ids := _queue_follow(queue_get.queue, v_now, queue_get.count);
         end if;
     end if;

@@ -40,6 +40,7 @@ declare
     v_place integer := 1;
     -- 0 while each is asked in turn.
     v_next integer := 1;
+    v_vain integer := 0;
     v_left integer := count;
     v_rows bigint;
 begin
@@ -59,7 +60,9 @@ begin
         v_left := v_left - v_rows;
         exit when v_left = 0;
         v_place := v_place + 1;
-        if v_rows = 0 and v_next <> 0 and v_place < cardinality(v_queues) then
+        -- Where many that seemed to have a job gave none, they are paused or all is locked: to ask is cheaper.
+        v_vain := v_vain + (v_rows = 0)::integer;
+        if v_rows = 0 and v_next <> 0 and v_vain <= 8 and v_place < cardinality(v_queues) then
             v_next := _queue_next(v_queues, v_place);
             v_place := coalesce(nullif(v_next, 0), v_place);
             exit when v_next is null;
