@@ -255,7 +255,7 @@ async def test_who_is_cancelled_while_another_has_the_connection_listens_no_more
         async with lock:
             await wanted.wait()  # its time is over
             waiting.cancel()
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # no time: it is the other's turn
         with pytest.raises(asyncio.CancelledError):
             await waiting
         cursor = await shared.execute("select count(*) from pg_listening_channels()")

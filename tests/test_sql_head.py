@@ -243,9 +243,8 @@ def test_what_ranks_before_the_head_is_given_at_once(database, conn, held, bette
     one = database.connect()
     put_many(conn, 50)
     go_far(one)
-    (id,) = put_many(
-        conn, 1, **better
-    )  # while it is not known yet whether it is cheap to see what ranks before the head
+    # While it is not known yet whether it is cheap to see what ranks before the head.
+    (id,) = put_many(conn, 1, **better)
     assert column(one, take.format(queue="apples")) == [id]
     for _ in range(3):
         column(one, take.format(queue="apples"))  # that nothing ranks before the head is cheap to see
