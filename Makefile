@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test model bench lint format sql sync reference migration install dist clean
+.PHONY: help demo test model breaks bench lint format sql sync reference migration install dist clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -26,6 +26,9 @@ test: $(READY) ## all tests, on every PostgreSQL that is present (args="--pg 18 
 
 model: $(READY) ## random calls against a model of the queue: 2,000 examples (examples=N for others)
 	MODEL_EXAMPLES=$(or $(examples),2000) $(BIN)/python -m pytest -s tests/test_model.py --pg 18 -k model_does $(args)
+
+breaks: $(READY) ## plant a mistake for each row of docs/faults.md, and see a test fail (args="8 9" for some)
+	$(BIN)/python tests/breaks.py $(args)
 
 $(VENV)/.bench: $(READY)
 	$(BIN)/python -m pip install --quiet --group bench

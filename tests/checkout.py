@@ -83,7 +83,7 @@ def with_second_version(folder: Path) -> Checkout:
         "comment on function queue_shout is 'Says aha.';\n\nrevoke all on function queue_shout from public;\n"
     )
     mark = "\n-- Below this line"
-    copy.edit(up, mark, f"\nalter table queue_job add column note text;\ndrop function queue_channel;\n{mark}")
+    copy.edit(up, mark, f"\ndrop function queue_channel;\nalter table queue_job add column note text;\n{mark}")
     copy.edit(down, mark, f"\nalter table queue_job drop column note;\n{mark}")
     copy.make_sql()
     return copy
