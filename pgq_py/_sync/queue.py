@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 import socket
 import weakref
 from abc import ABC, abstractmethod
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import psycopg
 
 from ..calls import Call, JobId, Settings, Stats, Taken, check_count, check_name
-from ..codecs import JSON, PICKLE, Codec, Serializer, SerializerCodec
+from ..codecs import JSON, Codec, Serializer, SerializerCodec
 from ..errors import DecodeError, Empty, Error, TransactionAborted
 from ..failures import caller_of, describe, is_interruption, left_by_exception
 from ..times import Duration, When
@@ -455,11 +456,9 @@ class Queue(Consumer):
     def __init__(self, pq: PQ, name: str, *, serializer: Serializer | None = None) -> None:
         super().__init__(pq)
         self.name = check_name(name)
-        self.codec: Codec = JSON
-        if serializer is not None:
-            self.codec = SerializerCodec(serializer)
-        elif name.endswith("/pickle"):
-            self.codec = PICKLE
+        if serializer is None and name.endswith("/pickle"):
+            serializer = pickle
+        self.codec: Codec = JSON if serializer is None else SerializerCodec(serializer, pq.keys, name)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}>"
