@@ -8,7 +8,7 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from .errors import DecodeError, PayloadError
+from .errors import DecodeError, PayloadError, PayloadTooLarge
 from .signatures import Keys, Seal
 
 
@@ -40,11 +40,28 @@ class Payload(NamedTuple):
         return len((self.text if self.text is not None else self.json or "").encode())
 
 
+# As large as the largest JSON of PostgreSQL. What is much larger can't even be sent: at 1 GB the server hangs up.
+LARGEST = 2**28 - 1
+
+
+def check_size(payload: Payload) -> Payload:
+    """The payload, if a job can hold it.
+
+    Raises:
+        PayloadTooLarge: otherwise.
+    """
+    json, text, data = payload
+    # Each character is 4 bytes at most: to count the bytes would be half of the time of a put.
+    if len(json or text or data or ()) * 4 > LARGEST and payload.size > LARGEST:
+        raise PayloadTooLarge(f"the data have {payload.size} bytes, and a job takes {LARGEST} at most: put where it is")
+    return payload
+
+
 class Codec(Protocol):
     """What a queue object uses to store and read."""
 
     def encode(self, data: Any) -> Payload:
-        """Raises `PayloadError` when the data can't be stored."""
+        """Raises `PayloadError` when the data can't be stored, `PayloadTooLarge` where it is larger than any may be."""
         ...
 
     def decode(self, payload: Payload) -> Any:
@@ -142,7 +159,7 @@ class JSONCodec:
             raise PayloadError(
                 "the data has an integer of more than 64 bits, which other languages read wrong: put it as text"
             )
-        return Payload(json=text)
+        return check_size(Payload(json=text))
 
     def decode(self, payload: Payload) -> Any:
         """What `json.loads` makes of it."""
@@ -185,9 +202,9 @@ class SerializerCodec:
                 dumped.encode()
             except UnicodeEncodeError:
                 raise PayloadError("the serialized text has half of a surrogate pair: give bytes instead") from None
-            return Payload(text=self._seal.put_on(dumped))
+            return check_size(Payload(text=self._seal.put_on(dumped)))
         if isinstance(dumped, bytes | bytearray | memoryview):
-            return Payload(bytes=self._seal.put_on(bytes(dumped)))
+            return check_size(Payload(bytes=self._seal.put_on(bytes(dumped))))
         raise PayloadError(f"dumps returned {type(dumped).__name__}: a serializer gives text or bytes")
 
     def decode(self, payload: Payload) -> Any:

@@ -12,7 +12,7 @@ import re
 import sys
 import traceback
 from itertools import pairwise
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -174,6 +174,9 @@ def test_the_name_of_a_codec_is_that_of_the_module_or_class_alone():
     moved = type("Other", (Other,), {"__module__": "__main__"})
     sealed = whole(codec(OLD, serializer=moved()).encode(b"1"))
     assert sealed == seal(OLD, "apples", "Other", "bytes", b"1")
+    module = ModuleType("fruit.yaml")
+    vars(module).update(dumps=bytes, loads=bytes)
+    assert whole(codec(OLD, serializer=module).encode(b"1")) == seal(OLD, "apples", "yaml", "bytes", b"1")
     stored = whole(codec(OLD, serializer=pickle).encode(1))
     assert stored == seal(OLD, "apples", "pickle", "bytes", pickle.dumps(1))
 
