@@ -26,16 +26,16 @@ ALL, ONE, CUT = table("For all queues"), table("For one queue"), table("What is 
 # long key then fits into an index entry.
 RANDOM = "(select left(string_agg(md5(i::text), ''), {0}) from generate_series(1, {0} / 32 + 1) i)"
 CALLS = {
-    "name of a queue, bytes": ["select queue_put(repeat('x', {0}))", "select queue_get(repeat('x', {0}))"],
+    "name of a queue, bytes": ["select queue_put(repeat('x', {0}), '1')", "select queue_get(repeat('x', {0}))"],
     "headers, bytes as text": [
-        "select queue_put('apples', headers => to_jsonb(repeat('x', {0} - 2)))",
+        "select queue_put('apples', '1', headers => to_jsonb(repeat('x', {0} - 2)))",
         "select queue_put('apples', data_text => '', headers => to_jsonb(repeat('x', {0} - 2)))",
         "select queue_put('apples', dedupe_key => '', headers => to_jsonb(repeat('x', {0} - 2)))",
         "select queue_put_many('apples', array['1']::jsonb[], headers => to_jsonb(repeat('x', {0} - 2)))",
         "select queue_bury('apples', 1, 'x', headers => to_jsonb(repeat('x', {0} - 2)))",
     ],
     "dedupe_key, bytes": [
-        f"select queue_put(repeat('q', 255), dedupe_key => {RANDOM})",
+        f"select queue_put(repeat('q', 255), '1', dedupe_key => {RANDOM})",
         f"select queue_put_many('apples', array['1', '2']::jsonb[], dedupe_keys => array['a', {RANDOM}])",
         f"select queue_bury('apples', 1, 'x', dedupe_key => {RANDOM})",
     ],
@@ -45,11 +45,11 @@ CALLS = {
         "select queue_bury('apples', 1, 'x', consumer => repeat('x', {0}))",
     ],
     "priority": [
-        "select queue_put('apples', priority => '{0}')",
+        "select queue_put('apples', '1', priority => '{0}')",
         "select queue_put_many('apples', array['1']::jsonb[], priority => '{0}')",
     ],
     "max_attempts": [
-        "select queue_put('apples', max_attempts => '{0}')",
+        "select queue_put('apples', '1', max_attempts => '{0}')",
         "select queue_put_many('apples', array['1']::jsonb[], max_attempts => '{0}')",
     ],
     "jobs in a put": [
