@@ -175,10 +175,10 @@ def check_count(count: int) -> int:
     """A number of jobs to ask for.
 
     Raises:
-        ValueError: below 1.
+        ValueError: below 1, or above 100,000.
     """
-    if count < 1:
-        raise ValueError(f"{count} jobs can't be taken: ask for at least one")
+    if not 1 <= count <= 100_000:
+        raise ValueError(f"{count} jobs can't be taken: ask for at least one, and 100,000 at most")
     return count
 
 

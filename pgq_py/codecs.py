@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import pickle
 import re
 from collections.abc import Callable
 from decimal import Decimal
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from .errors import DecodeError, PayloadError
+from .errors import DecodeError, PayloadError, PayloadTooLarge
+from .signatures import Keys, Seal
 
 
 @runtime_checkable
@@ -40,11 +40,28 @@ class Payload(NamedTuple):
         return len((self.text if self.text is not None else self.json or "").encode())
 
 
+# As large as the largest JSON of PostgreSQL. What is much larger can't even be sent: at 1 GB the server hangs up.
+LARGEST = 2**28 - 1
+
+
+def check_size(payload: Payload) -> Payload:
+    """The payload, if a job can hold it.
+
+    Raises:
+        PayloadTooLarge: otherwise.
+    """
+    json, text, data = payload
+    # Each character is 4 bytes at most: to count the bytes would be half of the time of a put.
+    if len(json or text or data or ()) * 4 > LARGEST and payload.size > LARGEST:
+        raise PayloadTooLarge(f"the data have {payload.size} bytes, and a job takes {LARGEST} at most: put where it is")
+    return payload
+
+
 class Codec(Protocol):
     """What a queue object uses to store and read."""
 
     def encode(self, data: Any) -> Payload:
-        """Raises `PayloadError` when the data can't be stored."""
+        """Raises `PayloadError` when the data can't be stored, `PayloadTooLarge` where it is larger than any may be."""
         ...
 
     def decode(self, payload: Payload) -> Any:
@@ -142,7 +159,7 @@ class JSONCodec:
             raise PayloadError(
                 "the data has an integer of more than 64 bits, which other languages read wrong: put it as text"
             )
-        return Payload(json=text)
+        return check_size(Payload(json=text))
 
     def decode(self, payload: Payload) -> Any:
         """What `json.loads` makes of it."""
@@ -154,13 +171,23 @@ class JSONCodec:
             raise DecodeError(f"the JSON can't be read: {type(error).__name__}") from error
 
 
-class SerializerCodec:
-    """Text or bytes, as a serializer gives them and stored as such."""
+def _name_of(serializer: Serializer) -> str:
+    """The name by which the codec is signed: of the module or class, without where it is.
 
-    def __init__(self, serializer: Serializer) -> None:
+    Not with it: a class of the program that is run is in `__main__` there, and elsewhere for all others.
+    """
+    name: str = getattr(serializer, "__name__", type(serializer).__name__)
+    return name.rpartition(".")[2]
+
+
+class SerializerCodec:
+    """Text or bytes, as a serializer gives them and stored as such; with keys, signed."""
+
+    def __init__(self, serializer: Serializer, keys: Keys, queue: str) -> None:
         if not isinstance(serializer, Serializer):
             raise TypeError(f"a serializer has dumps and loads; {serializer!r} lacks one")
         self.serializer = serializer
+        self._seal = Seal(keys, queue, _name_of(serializer))
 
     def encode(self, data: Any) -> Payload:
         """What `dumps` returns; its errors pass through as the cause."""
@@ -175,21 +202,26 @@ class SerializerCodec:
                 dumped.encode()
             except UnicodeEncodeError:
                 raise PayloadError("the serialized text has half of a surrogate pair: give bytes instead") from None
-            return Payload(text=dumped)
+            return check_size(Payload(text=self._seal.put_on(dumped)))
         if isinstance(dumped, bytes | bytearray | memoryview):
-            return Payload(bytes=bytes(dumped))
+            return check_size(Payload(bytes=self._seal.put_on(bytes(dumped))))
         raise PayloadError(f"dumps returned {type(dumped).__name__}: a serializer gives text or bytes")
 
     def decode(self, payload: Payload) -> Any:
-        """What `loads` makes of it."""
-        stored = payload.text if payload.bytes is None else payload.bytes
-        if stored is None:
+        """What `loads` makes of it. With keys it is called only after the signature was found good."""
+        if payload.json is not None:
             raise DecodeError("the job holds JSON, and this queue reads with a serializer: open it without one")
+        content: str | bytes
+        if payload.bytes is not None:
+            content = self._seal.take_off(payload.bytes)
+        else:
+            content = self._seal.take_off(payload.text or "")
         try:
-            return self.serializer.loads(stored)
-        except Exception as error:
+            return self.serializer.loads(content)
+        except (Exception, SystemExit) as error:
+            # SystemExit: a pickle imports modules, and what is no module but a program may exit. The job would be
+            # given back, and end worker after worker.
             raise DecodeError(f"the serializer can't read the job: {type(error).__name__}") from error
 
 
 JSON = JSONCodec()
-PICKLE = SerializerCodec(pickle)

@@ -34,7 +34,7 @@ class PayloadError(Error, ValueError, TypeError):
 
 
 class PayloadTooLarge(PayloadError):
-    """The data is larger than the queue's max_bytes (QU002)."""
+    """The data is larger than the queue's max_bytes, or than any job's may be (QU002)."""
 
 
 class QueueFull(Error, queue.Full):

@@ -265,7 +265,9 @@ def django_database(database: Database, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(connections._connections, "default", ConnectionHandler({"default": options})["default"], False)
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/coming-from.md", "docs/design/README.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "CONTRIBUTING.md", "docs/coming-from.md", "docs/design/README.md", "docs/limits.md"]
+)
 def test_links_lead_somewhere(page: str) -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", (ROOT / page).read_text()):
         assert (ROOT / page).parent.joinpath(target).exists(), target

@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 
 from pgq_py import errors
+from pgq_py.calls import Calls
 
 pytest_plugins = ("world_fixtures",)
 
@@ -102,12 +103,37 @@ async def test_a_count_below_one_is_refused(queue, count):
         await queue.get_many(count)
 
 
-async def test_a_count_that_is_no_32_bit_number_is_an_error_and_nothing_taken(queue):
+@pytest.mark.parametrize("count", [100_001, 2**31, 2**40])
+async def test_too_large_a_count_is_an_error_and_nothing_taken(queue, count):
     await queue.put(1)
-    with pytest.raises(errors.Error) as caught:
-        await queue.get_many(2**40)
-    assert not isinstance(caught.value, errors.NotInstalled)
+    for take in (queue.get_many, queue.lease_many):
+        with pytest.raises(ValueError, match="100,000"):
+            await take(count)
     assert await queue.count() == 1
+    assert [job.data for job in await queue.get_many(100_000)] == [1]
+
+
+async def test_a_batch_of_large_jobs_is_sent_in_parts(world, monkeypatch):
+    """A message of over 1 GB ends the connection, and one of 300 MB took 35 seconds."""
+    sent: list[int] = []
+    put_many = Calls.put_many
+
+    def count(self, queue, payloads, *options):
+        sent.append(sum(payload.size for payload in payloads))
+        return put_many(self, queue, payloads, *options)
+
+    monkeypatch.setattr(Calls, "put_many", count)
+    queue = world.pq()["apples"]
+    ids = await queue.put_many(["x" * 2**20] * 20)
+    assert [job.id for job in await queue.list()] == ids
+    assert sum(sent) == 20 * (2**20 + 2)
+    assert max(sent) <= 9 * 2**20
+    keys = [str(n) for n in range(20)]
+    assert len(set(await queue.put_many(["x" * 2**20] * 20, dedupe_keys=keys))) == 20
+    for wrong in (keys[:-1], [*keys, "20"]):
+        with pytest.raises(ValueError, match="dedupe_keys"):
+            await queue.put_many(["x" * 2**20] * 20, dedupe_keys=wrong)
+    assert await queue.count() == 40
 
 
 @pytest.mark.parametrize("priority", [2**31, 2**40, 2**70])

@@ -293,6 +293,30 @@ async def test_data_over_the_limit_are_refused_with_both_sizes_and_never_shown(w
     assert await queue.count() == 1
 
 
+BEYOND = {
+    "headers": lambda queue: queue.put(1, headers="secret" * 11_000),
+    "dedupe_key": lambda queue: queue.put(1, dedupe_key="secret" * 200),
+    "dedupe_key of a batch": lambda queue: queue.put_many([1, 2], dedupe_keys=[None, "secret" * 200]),
+    "consumer": lambda queue: queue.lease(consumer="secret" * 50, block=False),
+    "lease": lambda queue: queue.lease("3601d", block=False),
+    "schedule": lambda queue: queue.put(1, "3000000d"),
+    "expected": lambda queue: queue.put_many([1], expected_at="3000000d"),
+}
+
+
+@pytest.mark.parametrize("what", BEYOND)
+async def test_what_is_beyond_a_limit_of_all_queues_is_told_without_it(queue, what):
+    """docs/limits.md; tests/test_sql_limits.py tries each."""
+    await queue.put("fine")
+    with pytest.raises(errors.Error, match=what.split(" ", 1)[0]) as caught:
+        await BEYOND[what](queue)
+    assert isinstance(
+        caught.value, errors.TimeError if what in ("lease", "schedule", "expected") else psycopg.DataError
+    )
+    assert "secret" not in str(caught.value)
+    assert [(job.data, job.attempts) for job in await queue.list(scheduled=True)] == [("fine", 0)]
+
+
 async def test_a_limit_inside_a_transaction_spoils_it(queue):
     await queue.configure(max_depth=1)
     with pytest.raises(errors.QueueFull):

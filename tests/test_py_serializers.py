@@ -278,3 +278,26 @@ async def test_size_is_of_what_is_stored(world):
     assert (await pq["apples"].get()).size == 4
     await pq.queue("apples", serializer=TEXT).put("é")
     assert (await pq.queue("apples", serializer=TEXT).get()).size == len(TEXT.dumps("é"))
+
+
+async def test_data_larger_than_any_are_refused_before_they_are_sent(world, monkeypatch):
+    """Of more than 1 GB the message would end the connection. Characters are bytes, and up to four of them."""
+    monkeypatch.setattr("pgq_py.codecs.LARGEST", 100)
+    pq = world.pq(await world.connect())
+    plain = SimpleNamespace(dumps=lambda data: data, loads=lambda data: data)
+    for queue, fits, too_large in [
+        (pq["apples"], "é" * 49, "é" * 49 + "x"),
+        (pq["apples"], [[1] * 20, "x" * 50], [1] * 50),
+        (pq.queue("apples", serializer=plain), "\U0001f34e" * 25, "\U0001f34e" * 25 + "x"),
+        (pq.queue("apples", serializer=plain), b"x" * 100, b"x" * 101),
+    ]:
+        async with queue:
+            id = await queue.put(fits)
+            for call in (
+                queue.put,
+                lambda data, q=queue: q.put_many([data]),
+                lambda data, q=queue, i=id: q.update(i, data),
+            ):
+                with pytest.raises(errors.PayloadTooLarge, match="101 bytes, and a job takes 100"):
+                    await call(too_large)
+        assert [job.data for job in await queue.get_many(9)] == [fits]

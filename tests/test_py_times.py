@@ -76,13 +76,15 @@ async def test_300000_years_ago_is_refused_or_means_now(queue):
     assert await queue.count(scheduled=True) == 0
 
 
-async def test_a_time_beyond_pythons_calendar_does_not_cost_the_job(queue, conn):
-    conn.execute("select queue_put('apples', '1', expected_at => '20000-01-01')")
+async def test_a_time_beyond_pythons_calendar_does_not_cost_the_job(world, conn):
+    queue = world.pq(await world.connect(conninfo={"options": "-c timezone=Asia/Kolkata"}))["apples"]
+    # The end of the last year, which is beyond it in the zones of the east.
+    conn.execute("select queue_put('apples', '1', expected_at => '9999-12-31 23:59:59+00')")
     conn.execute("select queue_put('apples', '0', expected_at => '4000-01-01 BC')")
     first, last = [await queue.get(block=False), await queue.get(block=False)]
     assert (first.data, first.expected_at.year) == (0, 1)
     assert (last.data, last.expected_at.year) == (1, 9999)
-    conn.execute("select queue_put('apples', '1', schedule_at => '20000-01-01')")
+    conn.execute("select queue_put('apples', '1', schedule_at => '9999-12-31 23:59:59+00')")
     assert (await queue.next_at()).year == 9999
 
 

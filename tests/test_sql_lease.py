@@ -79,7 +79,7 @@ def test_a_lease_takes_up_to_the_count(conn):
     for n in range(5):
         put(conn, str(n))
     assert [job.data for job in lease(conn, count=2)] == [0, 1]
-    assert [job.data for job in lease(conn, count=2147483647)] == [2, 3, 4]
+    assert [job.data for job in lease(conn, count=100000)] == [2, 3, 4]
 
 
 def test_a_leased_job_is_given_to_nobody_else(conn):
@@ -169,7 +169,7 @@ def test_what_ends_beyond_the_calendar_is_refused(conn, call):
     put(conn)
     before = contents(conn)
     text = call.format(id=job.id if "null" not in call else job.id + 1, receipt=job.receipt, length="170000000 years")
-    refused(conn, "22008", f"select {text}")
+    refused(conn, "22008", f"select {text}", hint=True)
     assert contents(conn) == before
 
 

@@ -3,6 +3,9 @@
 import pytest
 from sql_sessions import column, refused, stored, value
 
+from pgq_py.calls import check_name
+from pgq_py.errors import BadName
+
 GOOD = [
     "a",
     "Apples",
@@ -119,3 +122,22 @@ def test_names_are_compared_by_their_bytes(conn):
         conn.execute("select queue_put(%s, %s::text::jsonb)", [name, n])
     assert [column(conn, "select data from queue_get(%s, 9)", name) for name in names] == [[n] for n in range(5)]
     assert len({value(conn, "select queue_channel(%s)", name) for name in names}) == 5
+
+
+@pytest.mark.parametrize("call", ["queue_put({}, '1')", "queue_get({})", "queue_create({})"])
+def test_a_name_with_nul_is_no_text(conn, call):
+    refused(conn, "22021", f"select {call}".format(r"convert_from('\x610062', 'utf8')"))
+    assert stored(conn) == 0
+
+
+def test_python_has_the_same_rule(conn):
+    for letter in ("x", "é", "€", "🍎"):
+        for size in range(250 // len(letter.encode()), 260 // len(letter.encode())):
+            name = letter * size
+            try:
+                check_name(name)
+            except BadName:
+                refused(conn, "22023", "select queue_put(%s)", name)
+            else:
+                conn.execute("select queue_put(%s)", [name])
+    assert value(conn, "select max(octet_length(queue)) from queue_job") == 255

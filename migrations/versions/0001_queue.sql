@@ -1199,14 +1199,40 @@ begin
     raise exception using
         errcode = 'invalid_parameter_value',
         message = format('count is %s', coalesce(count::text, 'null')),
-        hint = 'Ask for at least one job.';
+        hint = case
+            when count > 0 then 'Put or take 100,000 jobs at most in one call; a transaction may have many calls.'
+            else 'Ask for at least one job.'
+        end;
 end
 $$;
 
 comment on function _queue_refuse_count is
-    'Private: the error for a count of jobs that is null or below 1 (22023).';
+    'Private: the error for a count of jobs that is null, below 1 or above 100,000 (22023).';
 
 revoke all on function _queue_refuse_count from public;
+
+-- functions/_queue_refuse_data.sql
+create or replace function _queue_refuse_data(
+    bytes integer
+)
+returns void
+language plpgsql
+stable
+security definer
+set search_path from current
+as $$
+begin
+    raise exception using
+        errcode = 'QU002',
+        message = format('the data have %s bytes, and a job takes 268435455 at most', bytes),
+        hint = 'Put where to find it.';
+end
+$$;
+
+comment on function _queue_refuse_data is
+    'Private: the error for text or bytes that are larger than the largest JSON (QU002). More can be stored, but not sent to every client: as text bytes need twice the room, and the end is at 1 GB.';
+
+revoke all on function _queue_refuse_data from public;
 
 -- functions/_queue_refuse_lease.sql
 create or replace function _queue_refuse_lease(
@@ -1225,6 +1251,12 @@ begin
             message = format('the lease is %s', lease),
             hint = 'A lease has an end, or the job of a consumer that is gone would never come back.';
     end if;
+    if lease > interval '10 years' then
+        raise exception using
+            errcode = 'datetime_field_overflow',
+            message = format('the lease is %s', lease),
+            hint = 'A lease lasts for 10 years at most; queue_progress extends it.';
+    end if;
     raise exception using
         errcode = 'invalid_parameter_value',
         message = format('the lease is %s', coalesce(lease::text, 'null')),
@@ -1233,9 +1265,34 @@ end
 $$;
 
 comment on function _queue_refuse_lease is
-    'Private: the error for a lease that is not above zero (22023) or without end (22008).';
+    'Private: the error for a lease that is not above zero (22023), above 10 years or without end (22008).';
 
 revoke all on function _queue_refuse_lease from public;
+
+-- functions/_queue_refuse_length.sql
+create or replace function _queue_refuse_length(
+    name text,
+    bytes integer,
+    most integer
+)
+returns void
+language plpgsql
+stable
+security definer
+set search_path from current
+as $$
+begin
+    raise exception using
+        errcode = 'invalid_parameter_value',
+        message = format('%s has %s bytes, over the limit of %s', name, bytes, most),
+        hint = 'Keep it short; what is long belongs into the data.';
+end
+$$;
+
+comment on function _queue_refuse_length is
+    'Private: the error for an argument NAME that is too long (22023). The callers test, so that a good one costs no call.';
+
+revoke all on function _queue_refuse_length from public;
 
 -- functions/_queue_refuse_name.sql
 create or replace function _queue_refuse_name(
@@ -1311,6 +1368,13 @@ begin
             message = format('both %s_at and %s_in are given', name, name),
             hint = 'Give the time, or how long from now, but not both.';
     end if;
+    -- Not the sum of them, which would leave the calendar with an error that names nothing. Infinity is beyond, too.
+    if not after between interval '-5000 years' and interval '10000 years' then
+        raise exception using
+            errcode = 'datetime_field_overflow',
+            message = format('%s_in is %s', name, after),
+            hint = 'Give a time no later than the year 9999.';
+    end if;
     at := coalesce(at, reference + after);
     if not isfinite(at) then
         raise exception using
@@ -1318,12 +1382,19 @@ begin
             message = format('%s_at is infinite', name),
             hint = 'Give a finite time, or none at all.';
     end if;
+    -- The last year that clients of all languages can read. Milliseconds taken for seconds end far beyond it.
+    if at >= timestamptz '10000-01-01 00:00+00' then
+        raise exception using
+            errcode = 'datetime_field_overflow',
+            message = format('%s_at is %s', name, at),
+            hint = 'Give a time no later than the year 9999.';
+    end if;
     return at;
 end
 $$;
 
 comment on function _queue_time is
-    'Private: the moment that NAME_at or NAME_in mean. Both given: 22023. Infinite: 22008.';
+    'Private: the moment that NAME_at or NAME_in mean. Both given: 22023. Infinite, or after the year 9999: 22008.';
 
 revoke all on function _queue_time from public;
 
@@ -1379,12 +1450,22 @@ begin
     if octet_length(queue_bury.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_bury.queue);
     end if;
+    -- What is dead may be put back into the queue, where the same holds.
+    if octet_length(queue_bury.dedupe_key) > 1024 then
+        perform _queue_refuse_length('dedupe_key', octet_length(queue_bury.dedupe_key), 1024);
+    end if;
+    if octet_length(queue_bury.consumer) > 255 then
+        perform _queue_refuse_length('consumer', octet_length(queue_bury.consumer), 255);
+    end if;
+    if octet_length(queue_bury.headers::text) > 65536 then
+        perform _queue_refuse_length('headers', octet_length(queue_bury.headers::text), 65536);
+    end if;
     insert into queue_dead (
         queue, id, died_at, reason, data, data_text, data_bytes, priority, enqueued_at,
         schedule_at, expected_at, attempts, max_attempts, consumer, dedupe_key, headers
     )
     values (
-        queue_bury.queue, queue_bury.id, clock_timestamp(), queue_bury.reason,
+        queue_bury.queue, queue_bury.id, clock_timestamp(), left(queue_bury.reason, 2000),
         queue_bury.data, queue_bury.data_text, queue_bury.data_bytes, queue_bury.priority,
         queue_bury.enqueued_at, queue_bury.schedule_at, queue_bury.expected_at,
         queue_bury.attempts, queue_bury.max_attempts, queue_bury.consumer,
@@ -1405,11 +1486,11 @@ transaction that took it, or after that, as soon as they find out. The job stays
 inspection in the table `queue_dead`.
 
 **queue**, **id**: the job.
-**reason**: why, in words.
+**reason**: why, in words; the first 2,000 characters are kept.
 
 The other arguments are the job's fields, as `queue_get` returned them.
 
-Errors: 22023 for a bad name; 23502 for a missing id or reason.
+Errors: 22023 for a bad name, or fields longer than a job's can be; 23502 for a missing id or reason.
 
     select queue_bury('apples', 42, 'not an apple', data => '{"kind": "Conference"}');
 $$;
@@ -2112,7 +2193,7 @@ begin
     if octet_length(queue_error.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_error.queue);
     end if;
-    if not isfinite(queue_error.retry_in) then
+    if queue_error.retry_in is not null then
         perform _queue_time('retry', null, queue_error.retry_in, v_now);
     end if;
     if queue_error.receipt is null then
@@ -2156,7 +2237,7 @@ The reason of a dead job is the last line of the message.
 Returns false if the lease is no longer good, or, without a receipt, if the job is not there
 or is held by somebody else. Then nothing was changed.
 
-Errors: 22023 for a bad name; 22008 for a pause that ends beyond the calendar.
+Errors: 22023 for a bad name; 22008 for a pause that ends after the year 9999.
 
     select queue_error('apples', 42, '3d3a1ad4-2a1f-4ba1-9e13-5a3fcb8b2fd0', 'a worm', retry_in => '1 hour');
 $$;
@@ -2283,7 +2364,7 @@ declare
     v_ids bigint[];
     v_id bigint;
 begin
-    if (octet_length(queue_get.queue) between 1 and 255 and queue_get.count >= 1) is not true then
+    if (octet_length(queue_get.queue) between 1 and 255 and queue_get.count between 1 and 100000) is not true then
         if octet_length(queue_get.queue) between 1 and 255 is not true then
             perform _queue_refuse_name(queue_get.queue);
         end if;
@@ -2474,7 +2555,7 @@ due first are considered first.
 
 Returns one row for each job, none if there is nothing to take.
 
-Errors: 22023 for a bad name or a count below 1; 40001 above READ COMMITTED, where another
+Errors: 22023 for a bad name or a count below 1 or above 100,000; 40001 above READ COMMITTED, where another
 transaction took the job first: roll back and try again.
 
     select id, data from queue_get('apples');
@@ -2526,7 +2607,7 @@ declare
     v_left integer := count;
     v_rows bigint;
 begin
-    if queue_get_any.count >= 1 is not true then
+    if queue_get_any.count between 1 and 100000 is not true then
         perform _queue_refuse_count(queue_get_any.count);
     end if;
     while v_place <= cardinality(v_queues) loop
@@ -3104,14 +3185,20 @@ declare
     v_ids bigint[];
     v_id bigint;
 begin
-    if (octet_length(queue_lease.queue) between 1 and 255 and queue_lease.count >= 1) is not true then
+    if
+        (octet_length(queue_lease.queue) between 1 and 255 and queue_lease.count between 1 and 100000) is not true
+        or octet_length(queue_lease.consumer) > 255
+    then
         if octet_length(queue_lease.queue) between 1 and 255 is not true then
             perform _queue_refuse_name(queue_lease.queue);
         end if;
-        perform _queue_refuse_count(queue_lease.count);
+        if queue_lease.count between 1 and 100000 is not true then
+            perform _queue_refuse_count(queue_lease.count);
+        end if;
+        perform _queue_refuse_length('consumer', octet_length(queue_lease.consumer), 255);
     end if;
     if queue_lease.lease is not null then
-        if queue_lease.lease <= interval '0' or not isfinite(queue_lease.lease) then
+        if not queue_lease.lease between interval '1 microsecond' and interval '10 years' then
             perform _queue_refuse_lease(queue_lease.lease);
         end if;
     end if;
@@ -3326,9 +3413,9 @@ hidden for as long.
 Returns one row for each job, none if there is nothing to take: the columns of `queue_get`
 but the consumer, the **receipt**, and **lease_until**, when the lease runs out. **attempts** counts this one.
 
-Errors: 22023 for a bad name, a count below 1 or a lease that is not above zero; 22008 for
-one that ends beyond the calendar; 40001 above READ COMMITTED, where another transaction
-took the job first: roll back and try again.
+Errors: 22023 for a bad name, a count below 1 or above 100,000, a lease that is not above
+zero or a consumer of more than 255 bytes; 22008 for a lease of more than 10 years; 40001
+above READ COMMITTED, where another transaction took the job first: roll back and try again.
 
     select id, receipt, data from queue_lease('apples', lease => '10 minutes');
 $$;
@@ -3382,7 +3469,7 @@ declare
     v_left integer := count;
     v_rows bigint;
 begin
-    if queue_lease_any.count >= 1 is not true then
+    if queue_lease_any.count between 1 and 100000 is not true then
         perform _queue_refuse_count(queue_lease_any.count);
     end if;
     while v_place <= cardinality(v_queues) loop
@@ -3807,7 +3894,7 @@ begin
     if octet_length(queue_progress.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_progress.queue);
     end if;
-    if queue_progress.lease <= interval '0' or not isfinite(queue_progress.lease) then
+    if not queue_progress.lease between interval '1 microsecond' and interval '10 years' then
         perform _queue_refuse_lease(queue_progress.lease);
     end if;
     -- Twice, if somebody else had the row for so long that the first time has passed.
@@ -3859,8 +3946,8 @@ out, at a third of it for example.
 
 Returns false if the lease is no longer good: stop working, somebody else may have the job.
 
-Errors: 22023 for a bad name or a lease that is not above zero; 22008 for one that ends
-beyond the calendar.
+Errors: 22023 for a bad name or a lease that is not above zero; 22008 for one of more
+than 10 years.
 
     select queue_progress('apples', 42, '3d3a1ad4-2a1f-4ba1-9e13-5a3fcb8b2fd0', 70);
 $$;
@@ -3955,6 +4042,7 @@ declare
     v_now timestamptz := clock_timestamp();
     v_schedule_at timestamptz;
     v_expected_at timestamptz := 'infinity';
+    v_bytes integer;
     v_id bigint;
 begin
     -- One expression for all that is wrong or rare, and no functions in it where an operator does:
@@ -3964,16 +4052,29 @@ begin
         and (queue_put.data is not null) <> (queue_put.data_text is not null or queue_put.data_bytes is not null)
         and (queue_put.data_text is null or queue_put.data_bytes is null)
         and queue_put.dedupe_key is null
-        and queue_put.priority is not null
+        and queue_put.priority > -2147483648
         and queue_put.max_attempts is null
     then
-        if queue_put.schedule_at is not null or queue_put.schedule_in is not null
+        if queue_put.data is null or queue_put.headers is not null
+            or queue_put.schedule_at is not null or queue_put.schedule_in is not null
             or queue_put.expected_at is not null or queue_put.expected_in is not null
         then
-            v_schedule_at := _queue_time('schedule', queue_put.schedule_at, queue_put.schedule_in, v_now);
-            v_expected_at := coalesce(
-                _queue_time('expected', queue_put.expected_at, queue_put.expected_in, v_now), 'infinity'
-            );
+            v_bytes := octet_length(queue_put.headers::text);
+            if v_bytes > 65536 then
+                perform _queue_refuse_length('headers', v_bytes, 65536);
+            end if;
+            v_bytes := coalesce(octet_length(queue_put.data_bytes), octet_length(queue_put.data_text));
+            if v_bytes > 268435455 then
+                perform _queue_refuse_data(v_bytes);
+            end if;
+            if num_nonnulls(
+                queue_put.schedule_at, queue_put.schedule_in, queue_put.expected_at, queue_put.expected_in
+            ) > 0 then
+                v_schedule_at := _queue_time('schedule', queue_put.schedule_at, queue_put.schedule_in, v_now);
+                v_expected_at := coalesce(
+                    _queue_time('expected', queue_put.expected_at, queue_put.expected_in, v_now), 'infinity'
+                );
+            end if;
         end if;
         -- Not with RETURNING, which makes a row of all columns, nor with ON CONFLICT, which
         -- writes each row in two steps: together they would be a third of this.
@@ -4062,12 +4163,14 @@ that is to be prepared (two-phase commit), which can't notify.
 
 Returns the job's id.
 
-Errors: 22023 for a bad name, max_attempts below 1 or arguments that exclude each other; 22008 for an infinite or
-impossible time; 22003 for the priority -2147483648, which has no opposite; 22P02, 22P05 or
+Errors: 22023 for a bad name, max_attempts below 1, a dedupe_key of more than 1,024 bytes, headers of
+more than 65,536 or arguments that exclude each other; 22008 for an infinite or impossible time, or one
+after the year 9999; 22003 for the priority -2147483648, which has no opposite; 22P02, 22P05 or
 54001 for text that is not JSON, is not Unicode or is nested too deep; 40001 where the key
 is being put by another transaction and the isolation level is above READ COMMITTED; 40P01
 where two transactions that hold a key each wait for the other's; QU001 where the queue is
-full, QU002 where the data are too large for it (see `queue_create`).
+full, QU002 where the data are too large for it (see `queue_create`), or text or bytes of more
+than 268,435,455 bytes.
 
     select queue_put('apples', '{"kind": "Cox"}');
     select queue_put('apples', '{"kind": "Cox"}', schedule_in => '5m', priority => 10);
@@ -4110,6 +4213,7 @@ declare
     v_ids bigint[];
     v_rows bigint;
     v_inserted bigint := 0;
+    v_bytes integer;
 begin
     if octet_length(queue_put_many.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_put_many.queue);
@@ -4139,6 +4243,30 @@ begin
             errcode = 'invalid_parameter_value',
             message = format('max_attempts is %s', queue_put_many.max_attempts),
             hint = 'A job is tried at least once; null is as the queue says.';
+    end if;
+    if v_size > 100000 then
+        perform _queue_refuse_count(v_size);
+    end if;
+    if queue_put_many.priority = -2147483648 then
+        raise exception using
+            errcode = 'numeric_value_out_of_range',
+            message = 'the priority is -2147483648',
+            hint = 'The lowest priority is -2147483647: each must have its opposite, by which jobs are sorted.';
+    end if;
+    v_bytes := octet_length(queue_put_many.headers::text);
+    if v_bytes > 65536 then
+        perform _queue_refuse_length('headers', v_bytes, 65536);
+    end if;
+    v_bytes := (select max(octet_length(k)) from unnest(queue_put_many.dedupe_keys) as k);
+    if v_bytes > 1024 then
+        perform _queue_refuse_length('dedupe_key', v_bytes, 1024);
+    end if;
+    v_bytes := (
+        select max(coalesce(octet_length(u.data_text), octet_length(u.data_bytes)))
+        from unnest(queue_put_many.data_text, queue_put_many.data_bytes) as u (data_text, data_bytes)
+    );
+    if v_bytes > 268435455 then
+        perform _queue_refuse_data(v_bytes);
     end if;
     if queue_put_many.schedule_at is not null or queue_put_many.schedule_in is not null then
         v_schedule_at := _queue_time('schedule', queue_put_many.schedule_at, queue_put_many.schedule_in, v_now);
@@ -4287,8 +4415,8 @@ Returns a row for each job in the order of the array: its **id**, and **is_new**
 its key is already in the queue, or twice in the batch: then it is the id of the job that is
 there.
 
-Errors: those of `queue_put`; 2202E where the number of keys is not the number of jobs;
-22004 for a null text.
+Errors: those of `queue_put`; 22023 for more than 100,000 jobs; 2202E where the number of keys
+is not the number of jobs; 22004 for a null text.
 
     select id, is_new from queue_put_many('apples', array['{"kind": "Cox"}', '{"kind": "Gala"}']::jsonb[]);
 $$;
@@ -4943,6 +5071,7 @@ as $$
 #variable_conflict use_column
 declare
     v_now timestamptz := clock_timestamp();
+    v_bytes integer;
 begin
     if octet_length(queue_update.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_update.queue);
@@ -4955,6 +5084,10 @@ begin
     end if;
     if num_nonnulls(queue_update.data_text, queue_update.data_bytes) = 0 then
         queue_update.data := coalesce(queue_update.data, 'null');
+    end if;
+    v_bytes := coalesce(octet_length(queue_update.data_bytes), octet_length(queue_update.data_text));
+    if v_bytes > 268435455 then
+        perform _queue_refuse_data(v_bytes);
     end if;
     if exists (select from queue_setting s where s.queue = queue_update.queue and s.max_bytes is not null) then
         perform _queue_check_limits(
@@ -5007,7 +5140,7 @@ not wait for that transaction's end).
 
 Errors: 22023 for a bad name or more than one kind of data; 22P02, 22P05 or 54001 for text
 that is not JSON, is not Unicode or is nested too deep; QU002 where the data are too large
-for the queue (see `queue_create`).
+for the queue (see `queue_create`), or text or bytes of more than 268,435,455 bytes.
 
     select queue_update('apples', 42, '{"kind": "Gala"}');
 $$;

@@ -15,6 +15,7 @@ from ..calls import Call, Calls, Finding, Stats
 from ..codecs import Serializer
 from ..errors import Closed, VersionMismatch
 from ..hosts import find_async_host
+from ..signatures import Keys, Secret
 from ..times import Duration
 from .queue import AsyncQueue, AsyncQueueSet
 from .session import AsyncDialSource, AsyncPoolSource, AsyncSession, AsyncSource
@@ -36,6 +37,8 @@ class AsyncPQ:
             libpq's "key=value" form, whose connections are made when needed.
         pool: a pool of psycopg_pool's instead, for threads or tasks.
         schema: where the queue is installed.
+        secret: a key of 16 bytes or more, or several, to sign data with that is not JSON: nothing else is
+            unpickled then, or given to a serializer. The first one signs, all verify. Text stands for its UTF-8.
 
     Safe to share between threads or tasks with a pool or an address. With a single connection they
     take turns, and while one has a transaction open the others get `ConnectionBusy`.
@@ -47,11 +50,13 @@ class AsyncPQ:
         *,
         pool: AsyncConnectionPool[Any] | None = None,
         schema: str = "public",
+        secret: Secret | None = None,
     ) -> None:
         if (conn is None) == (pool is None):
             raise TypeError("PQ takes a connection, an address or a pool: one of them")
         self.schema = schema
         self.calls = Calls(schema)
+        self.keys = Keys(secret)
         self._queues: dict[str, AsyncQueue] = {}
         self._closed = False
         self._checked = False
@@ -74,16 +79,19 @@ class AsyncPQ:
         return AsyncSource(self.schema, host=host)
 
     @classmethod
-    def embedded(cls, path: str | Path | None = None, *, schema: str = "public") -> AsyncPQ:
+    def embedded(
+        cls, path: str | Path | None = None, *, schema: str = "public", secret: Secret | None = None
+    ) -> AsyncPQ:
         """The queues of a PostgreSQL server of this package's own, started if need be. For development.
 
         Args:
             path: the folder of its data; by default one of the user's. It is used again next time.
             schema: where the queue is installed; `create` installs it.
+            secret: to sign with, as for a `PQ`.
         """
         from ..embedded import start
 
-        return cls(start(path), schema=schema)
+        return cls(start(path), schema=schema, secret=secret)
 
     @overload
     def __getitem__(self, name: str) -> AsyncQueue: ...
@@ -94,7 +102,7 @@ class AsyncPQ:
     def __getitem__(self, name: str | tuple[str, ...]) -> AsyncQueue | AsyncQueueSet:
         """The queue of this name, or a set of queues: `pq["a", "b"]`.
 
-        A name that ends in "/pickle" stores and reads pickles: for producers that you trust.
+        A name that ends in "/pickle" stores and reads pickles: for producers that you trust, or with a `secret`.
 
         Raises:
             BadName: not 1 to 255 bytes of text; a ValueError.

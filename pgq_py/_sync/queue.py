@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 import socket
 import weakref
 from abc import ABC, abstractmethod
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import psycopg
 
 from ..calls import Call, JobId, Settings, Stats, Taken, check_count, check_name
-from ..codecs import JSON, PICKLE, Codec, Serializer, SerializerCodec
+from ..codecs import JSON, Codec, Payload, Serializer, SerializerCodec
 from ..errors import DecodeError, Empty, Error, TransactionAborted
 from ..failures import caller_of, describe, is_interruption, left_by_exception
 from ..times import Duration, When
@@ -34,13 +35,17 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("pgq_py")
 
-# Jobs in one call of put_many: about 5 MB of small jobs, and one statement's worth of patience.
+# Jobs in one call of put_many: about 5 MB of small jobs, and one statement's worth of patience. Of large jobs only so
+# many characters or bytes and the last job: libpq moves what is left to send at each step (300 MB took 35 s), and at
+# 1 GB the server hangs up.
 BATCH = 10_000
+BATCH_LENGTH = 2**23
 
 # Methods are named as users expect, and so `list` is one of them.
 Jobs: TypeAlias = list[Job]
 DeadJobs: TypeAlias = list[DeadJob]
 Ids: TypeAlias = list[JobId]
+Payloads: TypeAlias = list[Payload]
 
 # An argument that was not given, where None means something.
 _KEEP: Any = object()
@@ -115,7 +120,7 @@ class Consumer(ABC):
             The jobs in their order, an empty list if there were none in time.
 
         Raises:
-            ValueError: a count below 1.
+            ValueError: a count below 1 or above 100,000.
         """
         check_count(count)
         return self._take_or_wait(self._get_calls(count), block, timeout)
@@ -176,7 +181,7 @@ class Consumer(ABC):
             The jobs in their order, an empty list if there were none in time.
 
         Raises:
-            ValueError: a count below 1.
+            ValueError: a count below 1 or above 100,000.
         """
         check_count(count)
         name = _consumer_of(os.getpid()) if consumer is None else consumer
@@ -455,11 +460,9 @@ class Queue(Consumer):
     def __init__(self, pq: PQ, name: str, *, serializer: Serializer | None = None) -> None:
         super().__init__(pq)
         self.name = check_name(name)
-        self.codec: Codec = JSON
-        if serializer is not None:
-            self.codec = SerializerCodec(serializer)
-        elif name.endswith("/pickle"):
-            self.codec = PICKLE
+        if serializer is None and name.endswith("/pickle"):
+            serializer = pickle
+        self.codec: Codec = JSON if serializer is None else SerializerCodec(serializer, pq.keys, name)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}>"
@@ -545,22 +548,36 @@ class Queue(Consumer):
         Returns:
             The jobs' ids, in the order of the items.
         """
-        rest, keys = iter(items), None if dedupe_keys is None else iter(dedupe_keys)
+        batches, keys = self._batches(items), None if dedupe_keys is None else iter(dedupe_keys)
         # The next batch is read before one is put: a single batch needs no transaction of ours.
-        batch, following = list(islice(rest, BATCH)), list(islice(rest, BATCH))
+        batch, following = next(batches, None), next(batches, None)
         options = (schedule_at, expected_at, priority, headers, max_attempts, notify)
-        if not following:
-            return self._put_batch(batch, keys, True, *options)
+        if following is None:
+            return self._put_batch(batch or [], keys, True, *options)
         ids: Ids = []
         with self._pq.transaction():
-            while batch:
-                ids += self._put_batch(batch, keys, not following, *options)
-                batch, following = following, list(islice(rest, BATCH))
+            while batch is not None:
+                ids += self._put_batch(batch, keys, following is None, *options)
+                batch, following = following, next(batches, None)
         return ids
+
+    def _batches(self, items: Iterable[Any]) -> Iterator[Payloads]:
+        """The items as they are stored, as many at a time as one call puts."""
+        batch: Payloads = []
+        length = 0
+        for data in items:
+            payload = self.codec.encode(data)
+            batch.append(payload)
+            length += len(payload.json or payload.text or payload.bytes or ())
+            if len(batch) == BATCH or length > BATCH_LENGTH:
+                yield batch
+                batch, length = [], 0
+        if batch:
+            yield batch
 
     def _put_batch(
         self,
-        batch: Sequence[Any],
+        payloads: Payloads,
         keys: Iterator[str | None] | None,
         last: bool,
         schedule_at: When | None,
@@ -570,9 +587,8 @@ class Queue(Consumer):
         max_attempts: int | None,
         notify: bool,
     ) -> Ids:
-        payloads = [self.codec.encode(data) for data in batch]
-        dedupe_keys = None if keys is None else list(islice(keys, len(batch)))
-        if dedupe_keys is not None and len(dedupe_keys) < len(batch):
+        dedupe_keys = None if keys is None else list(islice(keys, len(payloads)))
+        if dedupe_keys is not None and len(dedupe_keys) < len(payloads):
             raise ValueError("there are fewer dedupe_keys than items: give one for each, None for no key")
         if keys is not None and last and list(islice(keys, 1)):
             raise ValueError("there are more dedupe_keys than items: give one for each, None for no key")

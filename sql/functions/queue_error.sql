@@ -20,7 +20,7 @@ begin
     if octet_length(queue_error.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_error.queue);
     end if;
-    if not isfinite(queue_error.retry_in) then
+    if queue_error.retry_in is not null then
         perform _queue_time('retry', null, queue_error.retry_in, v_now);
     end if;
     if queue_error.receipt is null then
@@ -64,7 +64,7 @@ The reason of a dead job is the last line of the message.
 Returns false if the lease is no longer good, or, without a receipt, if the job is not there
 or is held by somebody else. Then nothing was changed.
 
-Errors: 22023 for a bad name; 22008 for a pause that ends beyond the calendar.
+Errors: 22023 for a bad name; 22008 for a pause that ends after the year 9999.
 
     select queue_error('apples', 42, '3d3a1ad4-2a1f-4ba1-9e13-5a3fcb8b2fd0', 'a worm', retry_in => '1 hour');
 $$;

@@ -46,7 +46,7 @@ declare
     v_ids bigint[];
     v_id bigint;
 begin
-    if (octet_length(queue_get.queue) between 1 and 255 and queue_get.count >= 1) is not true then
+    if (octet_length(queue_get.queue) between 1 and 255 and queue_get.count between 1 and 100000) is not true then
         if octet_length(queue_get.queue) between 1 and 255 is not true then
             perform _queue_refuse_name(queue_get.queue);
         end if;
@@ -237,7 +237,7 @@ due first are considered first.
 
 Returns one row for each job, none if there is nothing to take.
 
-Errors: 22023 for a bad name or a count below 1; 40001 above READ COMMITTED, where another
+Errors: 22023 for a bad name or a count below 1 or above 100,000; 40001 above READ COMMITTED, where another
 transaction took the job first: roll back and try again.
 
     select id, data from queue_get('apples');

@@ -41,7 +41,7 @@ declare
     v_left integer := count;
     v_rows bigint;
 begin
-    if queue_get_any.count >= 1 is not true then
+    if queue_get_any.count between 1 and 100000 is not true then
         perform _queue_refuse_count(queue_get_any.count);
     end if;
     while v_place <= cardinality(v_queues) loop

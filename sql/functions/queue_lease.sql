@@ -48,14 +48,20 @@ declare
     v_ids bigint[];
     v_id bigint;
 begin
-    if (octet_length(queue_lease.queue) between 1 and 255 and queue_lease.count >= 1) is not true then
+    if
+        (octet_length(queue_lease.queue) between 1 and 255 and queue_lease.count between 1 and 100000) is not true
+        or octet_length(queue_lease.consumer) > 255
+    then
         if octet_length(queue_lease.queue) between 1 and 255 is not true then
             perform _queue_refuse_name(queue_lease.queue);
         end if;
-        perform _queue_refuse_count(queue_lease.count);
+        if queue_lease.count between 1 and 100000 is not true then
+            perform _queue_refuse_count(queue_lease.count);
+        end if;
+        perform _queue_refuse_length('consumer', octet_length(queue_lease.consumer), 255);
     end if;
     if queue_lease.lease is not null then
-        if queue_lease.lease <= interval '0' or not isfinite(queue_lease.lease) then
+        if not queue_lease.lease between interval '1 microsecond' and interval '10 years' then
             perform _queue_refuse_lease(queue_lease.lease);
         end if;
     end if;
@@ -270,9 +276,9 @@ hidden for as long.
 Returns one row for each job, none if there is nothing to take: the columns of `queue_get`
 but the consumer, the **receipt**, and **lease_until**, when the lease runs out. **attempts** counts this one.
 
-Errors: 22023 for a bad name, a count below 1 or a lease that is not above zero; 22008 for
-one that ends beyond the calendar; 40001 above READ COMMITTED, where another transaction
-took the job first: roll back and try again.
+Errors: 22023 for a bad name, a count below 1 or above 100,000, a lease that is not above
+zero or a consumer of more than 255 bytes; 22008 for a lease of more than 10 years; 40001
+above READ COMMITTED, where another transaction took the job first: roll back and try again.
 
     select id, receipt, data from queue_lease('apples', lease => '10 minutes');
 $$;

@@ -21,7 +21,7 @@ begin
     if octet_length(queue_progress.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_progress.queue);
     end if;
-    if queue_progress.lease <= interval '0' or not isfinite(queue_progress.lease) then
+    if not queue_progress.lease between interval '1 microsecond' and interval '10 years' then
         perform _queue_refuse_lease(queue_progress.lease);
     end if;
     -- Twice, if somebody else had the row for so long that the first time has passed.
@@ -73,8 +73,8 @@ out, at a third of it for example.
 
 Returns false if the lease is no longer good: stop working, somebody else may have the job.
 
-Errors: 22023 for a bad name or a lease that is not above zero; 22008 for one that ends
-beyond the calendar.
+Errors: 22023 for a bad name or a lease that is not above zero; 22008 for one of more
+than 10 years.
 
     select queue_progress('apples', 42, '3d3a1ad4-2a1f-4ba1-9e13-5a3fcb8b2fd0', 70);
 $$;

@@ -24,6 +24,7 @@ declare
     v_now timestamptz := clock_timestamp();
     v_schedule_at timestamptz;
     v_expected_at timestamptz := 'infinity';
+    v_bytes integer;
     v_id bigint;
 begin
     -- One expression for all that is wrong or rare, and no functions in it where an operator does:
@@ -33,16 +34,29 @@ begin
         and (queue_put.data is not null) <> (queue_put.data_text is not null or queue_put.data_bytes is not null)
         and (queue_put.data_text is null or queue_put.data_bytes is null)
         and queue_put.dedupe_key is null
-        and queue_put.priority is not null
+        and queue_put.priority > -2147483648
         and queue_put.max_attempts is null
     then
-        if queue_put.schedule_at is not null or queue_put.schedule_in is not null
+        if queue_put.data is null or queue_put.headers is not null
+            or queue_put.schedule_at is not null or queue_put.schedule_in is not null
             or queue_put.expected_at is not null or queue_put.expected_in is not null
         then
-            v_schedule_at := _queue_time('schedule', queue_put.schedule_at, queue_put.schedule_in, v_now);
-            v_expected_at := coalesce(
-                _queue_time('expected', queue_put.expected_at, queue_put.expected_in, v_now), 'infinity'
-            );
+            v_bytes := octet_length(queue_put.headers::text);
+            if v_bytes > 65536 then
+                perform _queue_refuse_length('headers', v_bytes, 65536);
+            end if;
+            v_bytes := coalesce(octet_length(queue_put.data_bytes), octet_length(queue_put.data_text));
+            if v_bytes > 268435455 then
+                perform _queue_refuse_data(v_bytes);
+            end if;
+            if num_nonnulls(
+                queue_put.schedule_at, queue_put.schedule_in, queue_put.expected_at, queue_put.expected_in
+            ) > 0 then
+                v_schedule_at := _queue_time('schedule', queue_put.schedule_at, queue_put.schedule_in, v_now);
+                v_expected_at := coalesce(
+                    _queue_time('expected', queue_put.expected_at, queue_put.expected_in, v_now), 'infinity'
+                );
+            end if;
         end if;
         -- Not with RETURNING, which makes a row of all columns, nor with ON CONFLICT, which
         -- writes each row in two steps: together they would be a third of this.
@@ -131,12 +145,14 @@ that is to be prepared (two-phase commit), which can't notify.
 
 Returns the job's id.
 
-Errors: 22023 for a bad name, max_attempts below 1 or arguments that exclude each other; 22008 for an infinite or
-impossible time; 22003 for the priority -2147483648, which has no opposite; 22P02, 22P05 or
+Errors: 22023 for a bad name, max_attempts below 1, a dedupe_key of more than 1,024 bytes, headers of
+more than 65,536 or arguments that exclude each other; 22008 for an infinite or impossible time, or one
+after the year 9999; 22003 for the priority -2147483648, which has no opposite; 22P02, 22P05 or
 54001 for text that is not JSON, is not Unicode or is nested too deep; 40001 where the key
 is being put by another transaction and the isolation level is above READ COMMITTED; 40P01
 where two transactions that hold a key each wait for the other's; QU001 where the queue is
-full, QU002 where the data are too large for it (see `queue_create`).
+full, QU002 where the data are too large for it (see `queue_create`), or text or bytes of more
+than 268,435,455 bytes.
 
     select queue_put('apples', '{"kind": "Cox"}');
     select queue_put('apples', '{"kind": "Cox"}', schedule_in => '5m', priority => 10);

@@ -32,6 +32,7 @@ declare
     v_ids bigint[];
     v_rows bigint;
     v_inserted bigint := 0;
+    v_bytes integer;
 begin
     if octet_length(queue_put_many.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_put_many.queue);
@@ -61,6 +62,30 @@ begin
             errcode = 'invalid_parameter_value',
             message = format('max_attempts is %s', queue_put_many.max_attempts),
             hint = 'A job is tried at least once; null is as the queue says.';
+    end if;
+    if v_size > 100000 then
+        perform _queue_refuse_count(v_size);
+    end if;
+    if queue_put_many.priority = -2147483648 then
+        raise exception using
+            errcode = 'numeric_value_out_of_range',
+            message = 'the priority is -2147483648',
+            hint = 'The lowest priority is -2147483647: each must have its opposite, by which jobs are sorted.';
+    end if;
+    v_bytes := octet_length(queue_put_many.headers::text);
+    if v_bytes > 65536 then
+        perform _queue_refuse_length('headers', v_bytes, 65536);
+    end if;
+    v_bytes := (select max(octet_length(k)) from unnest(queue_put_many.dedupe_keys) as k);
+    if v_bytes > 1024 then
+        perform _queue_refuse_length('dedupe_key', v_bytes, 1024);
+    end if;
+    v_bytes := (
+        select max(coalesce(octet_length(u.data_text), octet_length(u.data_bytes)))
+        from unnest(queue_put_many.data_text, queue_put_many.data_bytes) as u (data_text, data_bytes)
+    );
+    if v_bytes > 268435455 then
+        perform _queue_refuse_data(v_bytes);
     end if;
     if queue_put_many.schedule_at is not null or queue_put_many.schedule_in is not null then
         v_schedule_at := _queue_time('schedule', queue_put_many.schedule_at, queue_put_many.schedule_in, v_now);
@@ -209,8 +234,8 @@ Returns a row for each job in the order of the array: its **id**, and **is_new**
 its key is already in the queue, or twice in the batch: then it is the id of the job that is
 there.
 
-Errors: those of `queue_put`; 2202E where the number of keys is not the number of jobs;
-22004 for a null text.
+Errors: those of `queue_put`; 22023 for more than 100,000 jobs; 2202E where the number of keys
+is not the number of jobs; 22004 for a null text.
 
     select id, is_new from queue_put_many('apples', array['{"kind": "Cox"}', '{"kind": "Gala"}']::jsonb[]);
 $$;

@@ -16,6 +16,7 @@ as $$
 #variable_conflict use_column
 declare
     v_now timestamptz := clock_timestamp();
+    v_bytes integer;
 begin
     if octet_length(queue_update.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_update.queue);
@@ -28,6 +29,10 @@ begin
     end if;
     if num_nonnulls(queue_update.data_text, queue_update.data_bytes) = 0 then
         queue_update.data := coalesce(queue_update.data, 'null');
+    end if;
+    v_bytes := coalesce(octet_length(queue_update.data_bytes), octet_length(queue_update.data_text));
+    if v_bytes > 268435455 then
+        perform _queue_refuse_data(v_bytes);
     end if;
     if exists (select from queue_setting s where s.queue = queue_update.queue and s.max_bytes is not null) then
         perform _queue_check_limits(
@@ -80,7 +85,7 @@ not wait for that transaction's end).
 
 Errors: 22023 for a bad name or more than one kind of data; 22P02, 22P05 or 54001 for text
 that is not JSON, is not Unicode or is nested too deep; QU002 where the data are too large
-for the queue (see `queue_create`).
+for the queue (see `queue_create`), or text or bytes of more than 268,435,455 bytes.
 
     select queue_update('apples', 42, '{"kind": "Gala"}');
 $$;
