@@ -17,10 +17,10 @@ SQLSTATES = {
     "could not serialize access": "40001",
     "deadlock detected": "40P01",
     "current transaction is aborted": "25P02",
-    "canceling statement due to user request": "57014",
+    "canceling statement due to lock timeout": "55P03",
 }
-# It cancels a step after twice as many seconds.
-PATIENCE = 5
+# A step that waits longer than this is taken for one that waits for ever (55P03).
+PATIENCE = "10s"
 
 
 def isolationtester() -> Path:
@@ -90,7 +90,9 @@ class Story:
         return [row for row in self.state if row["place"] == place]
 
 
-def run(spec: Spec, dsn: str, level: str, orders: Sequence[tuple[str, ...]]) -> list[Story]:
+def run(
+    spec: Spec, dsn: str, level: str, orders: Sequence[tuple[str, ...]], patience: str = PATIENCE
+) -> list[Story]:
     """Run these permutations, with all sessions at the level."""
     text = spec.text + "".join(f"permutation {' '.join(order)}\n" for order in orders)
     done = subprocess.run(
@@ -102,8 +104,9 @@ def run(spec: Spec, dsn: str, level: str, orders: Sequence[tuple[str, ...]]) -> 
         env={
             **os.environ,
             "PGOPTIONS": f"-c default_transaction_isolation={level.replace(' ', chr(92) + ' ')} -c lc_messages=C "
-            "-c client_min_messages=error -c deadlock_timeout=100ms",
-            "PG_TEST_TIMEOUT_DEFAULT": str(PATIENCE),
+            f"-c client_min_messages=error -c deadlock_timeout=100ms -c lock_timeout={patience}",
+            # Other waits than for locks: it cancels a step after twice as many seconds.
+            "PG_TEST_TIMEOUT_DEFAULT": "10",
         },
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr

@@ -64,6 +64,8 @@ class World:
         self.migrating = ""
         self.reserved: dict[str, int] = {}
         self.waited: set[str] = set()
+        # When a call began, by the clock, before it waited.
+        self.called: dict[str, int] = {}
 
     # What a session sees
 
@@ -159,7 +161,7 @@ class World:
     def held(self, session: str, receipt: str) -> bool:
         """Whether the receipt of job 1 is good, once nobody else has the job: then it is locked."""
         job = self.seen(session, 1)
-        if job is None or job.receipt != receipt or job.due_at is None or job.due_at <= self.clock:
+        if job is None or job.receipt != receipt or job.due_at is None or job.due_at <= self.called[session]:
             # Who has waited for a job has locked it before seeing that it is not what it was.
             if job is not None and session in self.waited:
                 self.open[session].changes[1] = job
@@ -265,11 +267,13 @@ class World:
             return Outcome(sqlstate="25P02")
         if transaction.snapshot is None:
             transaction.snapshot = self.now
+        self.called.setdefault(session, self.clock)
         try:
             outcome = Outcome(self.call(session, step.verb, step.receipt))
         except Refused as refused:
             outcome = Outcome(sqlstate=str(refused))
             transaction.failed = True
+        del self.called[session]
         if step.is_alone:
             self.end(session, commit=True)
         return outcome
