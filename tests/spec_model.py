@@ -2,7 +2,7 @@
 
 A job has committed versions, and at most one transaction that has changed it and is still open: its holder.
 
-* READ COMMITTED: a call sees what is committed when it begins. Above, what was committed at its transaction's first call.
+* READ COMMITTED: a call sees what is committed when it begins. Above: what was when its transaction's first call began.
 * Who takes passes over a job that somebody holds, and never waits: get, lease, clear, cancel.
 * Who has a receipt, or puts a key, waits for the holder, and looks again.
 * Above READ COMMITTED, to change a job that has changed since the snapshot is an error, 40001.
@@ -326,9 +326,7 @@ def play(spec: Spec, order: tuple[str, ...], world: World, latest_first: bool = 
     return outcomes
 
 
-def try_all(
-    world: World, waiting: dict[str, Step], outcomes: dict[str, Outcome], latest_first: bool
-) -> list[str]:
+def try_all(world: World, waiting: dict[str, Step], outcomes: dict[str, Outcome], latest_first: bool) -> list[str]:
     """The sessions whose step has ended. The first of them only: it may be what the next has to wait for."""
     for session in list(waiting)[:: -1 if latest_first else 1]:
         step = waiting[session]

@@ -83,9 +83,7 @@ def told(outcomes: dict[str, Outcome]) -> dict[str, tuple[str, str, bool]]:
 
 def stands(story: Story, world: World) -> bool:
     """Whether the database is left as the model is."""
-    jobs = {
-        (int(row["id"]), int(row["attempts"]), row["answer"] == "t", row["what"]) for row in story.at("job")
-    }
+    jobs = {(int(row["id"]), int(row["attempts"]), row["answer"] == "t", row["what"]) for row in story.at("job")}
     meant = {
         (id, job.attempts, bool(job.receipt), job.key) for id in world.versions if (job := world.latest(id)) is not None
     }
@@ -104,7 +102,9 @@ def check(name: str, level: str, story: Story) -> None:
     # More is refused at SERIALIZABLE than the rows say, but only to transactions that others overlapped.
     outcomes, _ = worlds[0]
     refused = [s for s, found in story.steps.items() if found.sqlstate == "40001" != outcomes[s].sqlstate]
-    assert level == "serializable" and refused, f"{told(story.steps)}\nnot {told(outcomes)}\n{story.state}"
+    other = f"{told(story.steps)}\nnot {told(outcomes)}\n{story.state}"
+    assert level == "serializable", other
+    assert refused, other
     for step in refused:
         assert overlapped(Spec.read(name), story, step), f"{step} was refused, though nobody was there"
 
@@ -116,11 +116,12 @@ def account(name: str, story: Story) -> None:
     ended = [
         int(row["id"])
         for row in story.at("ledger")
-        if row["what"] == "get" or row["what"] in ("complete", "cancel") and row["answer"] == "t"
+        if row["what"] == "get" or (row["what"] in ("complete", "cancel") and row["answer"] == "t")
     ]
     places = Counter([*ended, *(int(row["id"]) for row in story.at("job") + story.at("dead"))])
     cleared = sum(int(row["id"]) for row in story.at("ledger") if row["what"] == "clear")
-    assert set(places) <= put and set(places.values()) <= {1}, f"{places} of {put}"
+    assert set(places) <= put, f"{places} of {put}"
+    assert set(places.values()) <= {1}, f"{places} of {put}"
     assert len(put) - len(places) == cleared, f"{put - set(places)} are nowhere, {cleared} were cleared"
     (totals,) = story.at("totals")
     assert int(totals["id"] or 0) == len(story.at("job")), "the totals don't fit"
@@ -196,10 +197,13 @@ PLANTED = {
         [
             (
                 "j.ready_at is null\n            order by",
-                "j.ready_at is null\n and j.id > coalesce(nullif(current_setting('pgq_py.seen', true), ''), '0')::bigint\n"
-                "order by",
+                "j.ready_at is null and j.id > coalesce(nullif(current_setting('pgq_py.seen', true), ''), '0')::bigint"
+                " order by",
             ),
-            ("if v_ids[1] is not null then", "if v_ids[1] is not null then perform set_config('pgq_py.seen', v_ids[1]::text, false);"),
+            (
+                "if v_ids[1] is not null then",
+                "if v_ids[1] is not null then perform set_config('pgq_py.seen', v_ids[1]::text, false);",
+            ),
         ],
     ),
     "claiming without skip locked": ("claim", "read committed", "queue_get", [(SKIP, "for update")]),
@@ -286,7 +290,11 @@ def test_the_rules_find(specs_database: Database, mistake: str) -> None:
     with planted(specs_database.connect(), where, changes):
         # The first that are found will do: many of these mistakes make sessions wait.
         found = next(
-            (error for n in range(0, len(orders), 20) for error in broken(specs_database, name, level, orders[n : n + 20])),
+            (
+                error
+                for n in range(0, len(orders), 20)
+                for error in broken(specs_database, name, level, orders[n : n + 20])
+            ),
             None,
         )
     print(f"{mistake}: {found}")

@@ -94,7 +94,8 @@ def prepare(conn: Connection, holder: Connection) -> Jobs:
     return Jobs(
         [job.id for job in leased],
         [job.receipt for job in leased],
-        [*keys[:MIDDLE], "middle", *keys[MIDDLE:]],
+        # Between them keys that nobody has.
+        ["fresh", *keys[:MIDDLE], "middle", *keys[MIDDLE:], "zest"],
         [job.id for job in died],
         holder,
     )
@@ -112,7 +113,9 @@ class Call:
         self.waited = settled(self.running, observer)
 
     def end(self) -> None:
-        self.running.result()
+        """Let it end. Its result is looked at when the other has ended, too."""
+        self.running.thread.join(20)
+        assert not self.running.thread.is_alive(), "still waiting"
         if self.conn.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
             self.conn.execute("commit")
 
@@ -144,6 +147,8 @@ def run_pair(database: Database, one: str, two: str, sessions: list[Connection])
     # Those that don't wait first: the others may wait for them.
     for call in sorted((first, second), key=lambda call: call.waited):
         call.end()
+    for call in first, second:
+        call.running.result()
 
 
 @pytest.mark.parametrize("one", CALLS)
@@ -162,7 +167,7 @@ def waits(running: Running, observer: Connection) -> Running:
 
 
 def test_a_job_that_is_dead_and_in_the_queue(database: Database, conn: Connection) -> None:
-    """It was taken, the transaction rolled back, and buried nevertheless. Then it fails while dead jobs are redriven."""
+    """It was taken, rolled back, and buried nevertheless. Then it fails while dead jobs are redriven."""
     sessions = [database.connect(**EAGER) for _ in range(2)]
     (dead,) = keyed(conn, ["k"])
     conn.execute("select queue_error('apples', %s, %s, bury => true)", [dead.id, dead.receipt])
@@ -186,7 +191,7 @@ def test_a_job_that_is_dead_and_in_the_queue(database: Database, conn: Connectio
 def test_a_key_that_becomes_free_while_a_batch_waits_for_a_later_one(
     database: Database, conn: Connection, ends: str
 ) -> None:
-    """The batch has passed over key a, and comes back to it when it holds b already. Somebody else has a, and wants b."""
+    """The batch has passed over key a, and comes back to it when it has b already. Another has a, and wants b."""
     batches = [database.connect(**EAGER) for _ in range(2)]
     put(conn, dedupe_key="a")
     holder = database.connect(autocommit=False)
@@ -199,3 +204,142 @@ def test_a_key_that_becomes_free_while_a_batch_waits_for_a_later_one(
     ids = first.result()
     assert second.result() == ids[:2]
     assert dict(conn.execute("select dedupe_key, id from queue_job").fetchall()) == dict(zip("abc", ids, strict=True))
+
+
+# The race is real: the same calls with the order left out are a deadlock.
+
+PLANTED = {
+    # One by one, as before PostgreSQL 17: from there on the index gives the order.
+    "complete_many": (
+        "complete_many",
+        "queue_complete_many",
+        {"order by u.id\n": "\n", "if _queue_has_sets() then": "if false then"},
+    ),
+    "bury_many": ("bury_many", "queue_error_many", {"order by u.id\n": "\n"}),
+    "put_many": ("put_many", "_queue_put_keys", {'order by u.dedupe_key collate "C", u.n': "order by u.n"}),
+    "drop": ("complete_many", "queue_drop", {"order by j.id for update": "order by j.id desc for update"}),
+}
+
+
+@pytest.mark.parametrize("one", PLANTED)
+def test_without_the_order_there_is_a_deadlock(database: Database, conn: Connection, one: str) -> None:
+    two, function, changes = PLANTED[one]
+    definition = value(conn, "select pg_get_functiondef(%s::regproc)", function)
+    for old, new in changes.items():
+        assert old in definition
+        definition = definition.replace(old, new)
+    conn.execute(definition)
+    sessions = [database.connect(autocommit=n != 1, **EAGER) for n in range(4)]
+    with pytest.raises(psycopg.errors.DeadlockDetected):
+        run_pair(database, one, two, sessions)
+
+
+# Many at random
+
+
+class Crowd:
+    """Sessions that do what comes to mind with the same few jobs, in any order; and an account of all of it."""
+
+    SECONDS = 3.0
+    KEYS = tuple(f"key {n}" for n in range(12))
+
+    def __init__(self, database: Database, seed: int) -> None:
+        self.database = database
+        self.seed = seed
+        self.until = time.monotonic() + self.SECONDS
+        self.leases: list[tuple[int, Any]] = []
+        self.put: list[int] = []
+        self.ended: list[int] = []
+        self.removed: list[int] = []
+        self.calls = 0
+        self.errors: list[psycopg.Error] = []
+
+    def run(self, sessions: int) -> None:
+        threads = [threading.Thread(target=self.work, args=(self.seed * 100 + n,)) for n in range(sessions)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def work(self, seed: int) -> None:
+        pick = random.Random(seed)
+        conn = self.database.connect(**EAGER)
+        # Twice as often what brings jobs in.
+        calls = [
+            self.puts,
+            self.puts,
+            self.lease,
+            self.lease,
+            self.leased,
+            self.leased,
+            self.take,
+            self.dead,
+            self.manage,
+        ]
+        while time.monotonic() < self.until and not self.errors:
+            try:
+                pick.choice(calls)(conn, pick)
+            except psycopg.Error as error:
+                self.errors.append(error)
+            self.calls += 1
+
+    def puts(self, conn: Connection, pick: random.Random) -> None:
+        keys = pick.sample(self.KEYS, pick.randint(1, len(self.KEYS)))
+        query = (
+            "select id from queue_put_many('apples', array_fill('1'::jsonb, array[%s]), dedupe_keys => %s) where is_new"
+        )
+        self.put += column(conn, query, len(keys), keys)
+
+    def lease(self, conn: Connection, pick: random.Random) -> None:
+        # Some run out at once.
+        how_long = pick.choice(["1 minute", "1 millisecond"])
+        found = conn.execute("select id, receipt from queue_lease('apples', %s, %s)", [pick.randint(1, 9), how_long])
+        self.leases = (self.leases + found.fetchall())[-20:]
+
+    def leased(self, conn: Connection, pick: random.Random) -> None:
+        some = pick.sample(self.leases, len(self.leases) * 2 // 3)
+        name = pick.choice(["complete_many", "error_many", "release_many", "progress_many"])
+        more = pick.choice([", retry_in => '0'", ", bury => true"]) if name == "error_many" else ""
+        query = f"select id from queue_{name}('apples', %s, %s{more}) where done"
+        done = column(conn, query, [id for id, _ in some], [receipt for _, receipt in some])
+        if name == "complete_many":
+            self.ended += done
+
+    def take(self, conn: Connection, pick: random.Random) -> None:
+        query = "select id from queue_get_any(%s, %s, promote => %s)"
+        names = pick.sample(["apples", "pears"], 2)
+        self.ended += column(conn, query, names, pick.randint(1, 5), pick.random() < 0.5)
+
+    def dead(self, conn: Connection, pick: random.Random) -> None:
+        ids = pick.sample(self.put, len(self.put) // 2)
+        if pick.random() < 0.7:
+            conn.execute("select queue_redrive('apples', %s)", [ids])
+        else:
+            self.removed.append(value(conn, "select queue_dead_delete('apples', %s, count => 2)", ids))
+
+    def manage(self, conn: Connection, pick: random.Random) -> None:
+        if pick.random() < 0.1:
+            self.removed.append(value(conn, "select queue_clear('apples')"))
+        else:
+            conn.execute("select count(*) from queue_maintain()")
+
+    def account(self, conn: Connection) -> None:
+        left = column(conn, "select id from queue_job union all select id from queue_dead")
+        places = [*self.ended, *left]
+        assert len(places) == len(set(places)), "a job is in two places"
+        assert set(places) <= set(self.put)
+        assert len(self.put) - len(places) == sum(self.removed)
+
+
+@pytest.mark.parametrize("seed", [pytest.param(n, marks=[pytest.mark.long] if n > 1 else []) for n in (1, 2)])
+def test_many_at_random_do_not_lock_each_other_out_and_lose_nothing(
+    database: Database, conn: Connection, seed: int
+) -> None:
+    crowd = Crowd(database, seed)
+    crowd.run(sessions=6)
+    assert not crowd.errors, crowd.errors[0]
+    crowd.account(conn)
+    # It was worth looking.
+    assert crowd.calls > 200
+    assert len(crowd.put) > 100
+    assert crowd.ended
