@@ -152,6 +152,21 @@ def test_above_read_committed_a_visible_key_is_found(conn):
     conn.execute("commit")
 
 
+@pytest.mark.parametrize("put", [PUT, BATCH])
+def test_above_read_committed_a_key_whose_job_was_taken_since_the_snapshot(database, conn, put):
+    """The snapshot still shows the job that was taken, beside the one that is put now."""
+    taken = value(conn, PUT)
+    two = database.connect(autocommit=False)
+    two.execute("set transaction isolation level repeatable read")
+    two.execute("select 1")
+    assert column(conn, "select id from queue_get('apples')") == [taken]
+    id = value(two, put)
+    assert id != taken
+    assert value(two, put) == id
+    two.commit()
+    assert column(conn, "select id from queue_list('apples')") == [id]
+
+
 def test_a_job_taken_between_the_insert_and_the_look_up_of_its_key(database, conn):
     """A batch finds key a in the queue, then waits for key b; meanwhile the job of a is taken."""
     one = database.connect(autocommit=False)

@@ -21,6 +21,7 @@ drop function _queue_names;
 drop function _queue_next;
 drop function _queue_pick;
 drop function _queue_promote;
+drop function _queue_put_keys;
 drop function _queue_refuse_count;
 drop function _queue_refuse_data;
 drop function _queue_refuse_lease;

@@ -612,10 +612,17 @@ set search_path from current
 set enable_seqscan = off
 as $$
 begin
+    -- Above READ COMMITTED two may be seen: one that was taken after the snapshot was made, and the
+    -- one that this transaction has put since. The later id is the one that is there. OFFSET keeps
+    -- max from becoming a walk along the primary key.
     return (
-        select j.id
-        from queue_job j
-        where j.queue = _queue_find.queue and j.dedupe_key = _queue_find.dedupe_key
+        select max(f.id)
+        from (
+            select j.id
+            from queue_job j
+            where j.queue = _queue_find.queue and j.dedupe_key = _queue_find.dedupe_key
+            offset 0
+        ) f
     );
 end
 $$;
@@ -1184,6 +1191,77 @@ comment on function _queue_promote is
     'Private: move up to COUNT jobs that have come due, at SINCE or later, from the waiting to the ready, those due first, and give their ids. A lease that ran out is a failed attempt, and its job may be dead. All stay locked until the transaction ends: only for callers who commit at once.';
 
 revoke all on function _queue_promote from public;
+
+-- functions/_queue_put_keys.sql
+create or replace function _queue_put_keys(
+    queue text,
+    new_ids bigint[],
+    now timestamptz,
+    schedule_at timestamptz,
+    expected_at timestamptz,
+    priority integer,
+    dedupe_keys text[],
+    headers jsonb,
+    max_attempts integer,
+    data jsonb[],
+    data_text text[],
+    data_bytes bytea[]
+)
+returns bigint[]
+language plpgsql
+volatile
+security definer
+set search_path from current
+as $$
+#variable_conflict use_column
+begin
+    -- Ids in the order of the array, rows in the order of the keys: two batches that share keys in
+    -- different orders wait for each other instead of running into a deadlock.
+    insert into queue_job (
+        id, queue, enqueued_at, ready_at, schedule_at, expected_at, rank,
+        dedupe_key, headers, max_attempts, data, data_text, data_bytes
+    )
+    overriding system value
+    select
+        u.new_id,
+        _queue_put_keys.queue,
+        _queue_put_keys.now,
+        case when _queue_put_keys.schedule_at > _queue_put_keys.now then _queue_put_keys.schedule_at end,
+        _queue_put_keys.schedule_at,
+        _queue_put_keys.expected_at,
+        - coalesce(_queue_put_keys.priority, 0),
+        u.dedupe_key,
+        _queue_put_keys.headers,
+        _queue_put_keys.max_attempts,
+        case when num_nulls(u.data_text, u.data_bytes) = 2 then coalesce(u.data, 'null') end,
+        u.data_text,
+        u.data_bytes
+    from unnest(
+        _queue_put_keys.new_ids,
+        _queue_put_keys.dedupe_keys,
+        _queue_put_keys.data,
+        _queue_put_keys.data_text,
+        _queue_put_keys.data_bytes
+    ) with ordinality as u (new_id, dedupe_key, data, data_text, data_bytes, n)
+    order by u.dedupe_key collate "C", u.n
+    on conflict (queue, dedupe_key) where dedupe_key is not null do nothing;
+    return array(
+        select
+            case
+                when u.dedupe_key is null then u.new_id
+                else _queue_find(_queue_put_keys.queue, u.dedupe_key)
+            end
+        from unnest(_queue_put_keys.new_ids, _queue_put_keys.dedupe_keys)
+            with ordinality as u (new_id, dedupe_key, n)
+        order by u.n
+    );
+end
+$$;
+
+comment on function _queue_put_keys is
+    'Private: put jobs with dedupe keys, and give the ids of the jobs that have them: null where a key was there and is gone.';
+
+revoke all on function _queue_put_keys from public;
 
 -- functions/_queue_refuse_count.sql
 create or replace function _queue_refuse_count(
@@ -2127,24 +2205,44 @@ as $$
 #variable_conflict use_column
 declare
     v_found boolean := false;
+    v_dead bigint[];
     v_left tid[];
 begin
     if octet_length(queue_drop.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_drop.queue);
     end if;
-    -- Twice: first, while nothing else is locked, to wait for a transaction that is folding
-    -- them; at the end for what those left behind that were taking jobs.
+    -- All rows in one order, so that two calls wait for each other. The totals twice: first, while
+    -- nothing else is locked, to wait for a transaction that is folding them; at the end for what
+    -- those left behind that were taking jobs.
+    perform from queue_tally t where t.queue = queue_drop.queue order by t.ctid for update;
     delete from queue_tally t where t.queue = queue_drop.queue;
     v_found := found;
+    perform from queue_total t where t.queue = queue_drop.queue order by t.id for update;
     delete from queue_total t where t.queue = queue_drop.queue;
     v_found := v_found or found;
     delete from queue_setting s where s.queue = queue_drop.queue;
+    v_found := v_found or found;
+    -- Dead jobs before the others, as queue_redrive, which then waits for keys. But not those that
+    -- are still in the queue, which come after them in _queue_fail.
+    v_dead := array(
+        select d.id
+        from queue_dead d
+        where d.queue = queue_drop.queue
+            and not exists (select from queue_job j where j.queue = queue_drop.queue and j.id = d.id)
+        order by d.id
+        for update
+    );
+    delete from queue_dead d where d.queue = queue_drop.queue and d.id = any (v_dead);
     v_found := v_found or found;
     -- In the order of the ids, as those who end leases.
     perform from queue_job j where j.queue = queue_drop.queue order by j.id for update;
     delete from queue_job j where j.queue = queue_drop.queue;
     v_found := v_found or found;
-    delete from queue_dead d where d.queue = queue_drop.queue;
+    -- What those left behind that were working on jobs. Who redrives some of it comes after this call.
+    v_dead := array(
+        select d.id from queue_dead d where d.queue = queue_drop.queue for update skip locked
+    );
+    delete from queue_dead d where d.queue = queue_drop.queue and d.id = any (v_dead);
     v_found := v_found or found;
     v_left := array(
         select t.ctid from queue_tally t where t.queue = queue_drop.queue for update skip locked
@@ -2157,7 +2255,7 @@ $$;
 comment on function queue_drop is $$
 Remove a queue with all that is in it: jobs, dead jobs, settings and totals.
 
-Waits for transactions that are taking jobs from it. A put afterwards makes the queue anew.
+Waits for transactions that are taking jobs from it, or redriving its dead jobs. A put afterwards makes the queue anew.
 
 **queue**: name of the queue.
 
@@ -4211,7 +4309,6 @@ declare
     v_size integer := coalesce(cardinality(data), cardinality(data_text), cardinality(data_bytes), 0);
     v_new_ids bigint[];
     v_ids bigint[];
-    v_rows bigint;
     v_inserted bigint := 0;
     v_bytes integer;
 begin
@@ -4331,58 +4428,37 @@ begin
         returning id, true;
         v_inserted := v_size;
     else
-        -- Ids in the order of the array, rows in the order of the keys: two batches that
-        -- share keys in different orders wait for each other instead of running into a
-        -- deadlock. As in queue_put, a key may be gone between the insert and the look-up.
         v_new_ids := array(
             select nextval(pg_get_serial_sequence('queue_job', 'id')) from generate_series(1, v_size)
         );
         loop
-            insert into queue_job (
-                id, queue, enqueued_at, ready_at, schedule_at, expected_at, rank,
-                dedupe_key, headers, max_attempts, data, data_text, data_bytes
-            )
-            overriding system value
-            select
-                u.new_id,
-                queue_put_many.queue,
-                v_now,
-                case when v_schedule_at > v_now then v_schedule_at end,
-                v_schedule_at,
-                v_expected_at,
-                - coalesce(queue_put_many.priority, 0),
-                u.dedupe_key,
-                queue_put_many.headers,
-                queue_put_many.max_attempts,
-                case when num_nulls(u.data_text, u.data_bytes) = 2 then coalesce(u.data, 'null') end,
-                u.data_text,
-                u.data_bytes
-            from unnest(
-                v_new_ids,
-                v_ids,
-                queue_put_many.dedupe_keys,
-                queue_put_many.data,
-                queue_put_many.data_text,
-                queue_put_many.data_bytes
-            ) with ordinality as u (new_id, id, dedupe_key, data, data_text, data_bytes, n)
-            where u.id is null
-            order by u.dedupe_key collate "C", u.n
-            on conflict (queue, dedupe_key) where dedupe_key is not null do nothing;
-            get diagnostics v_rows = row_count;
-            v_inserted := v_inserted + v_rows;
-            v_ids := array(
-                select
-                    case
-                        when u.dedupe_key is null then u.new_id
-                        when u.id is null then _queue_find(queue_put_many.queue, u.dedupe_key)
-                        else u.id
-                    end
-                from unnest(v_new_ids, v_ids, queue_put_many.dedupe_keys)
-                    with ordinality as u (new_id, id, dedupe_key, n)
-                order by u.n
-            );
-            exit when array_position(v_ids, null) is null;
+            if v_size = 1 then
+                v_ids := _queue_put_keys(
+                    queue_put_many.queue, v_new_ids, v_now, v_schedule_at, v_expected_at, queue_put_many.priority,
+                    queue_put_many.dedupe_keys, queue_put_many.headers, queue_put_many.max_attempts,
+                    queue_put_many.data, queue_put_many.data_text, queue_put_many.data_bytes
+                );
+                exit when v_ids[1] is not null;
+            else
+                -- A key that was there may be gone by the time its id is looked up. To put it then
+                -- may mean to wait, and who waits for a key must not have a later one: begin anew.
+                -- Only many keys are worth a subtransaction.
+                begin
+                    v_ids := _queue_put_keys(
+                        queue_put_many.queue, v_new_ids, v_now, v_schedule_at, v_expected_at, queue_put_many.priority,
+                        queue_put_many.dedupe_keys, queue_put_many.headers, queue_put_many.max_attempts,
+                        queue_put_many.data, queue_put_many.data_text, queue_put_many.data_bytes
+                    );
+                    exit when array_position(v_ids, null) is null;
+                    raise exception using errcode = 'QU999', hint = 'It is caught below.';
+                exception
+                    when sqlstate 'QU999' then null;
+                end;
+            end if;
         end loop;
+        v_inserted := (
+            select count(*) from unnest(v_ids, v_new_ids) as u (id, new_id) where u.id = u.new_id
+        );
         return query
         select u.id, u.id = u.new_id
         from unnest(v_ids, v_new_ids) with ordinality as u (id, new_id, n)
@@ -4449,7 +4525,9 @@ begin
     if queue_redrive.count < 1 then
         perform _queue_refuse_count(queue_redrive.count);
     end if;
-    -- In the order of the keys, as queue_put_many: no deadlock with batches that share them.
+    -- In the order of the keys, as queue_put_many: no deadlock with batches that share them. What is
+    -- still in the queue (it was buried there) can't go back, and is not locked: whoever has it waits
+    -- for its dead row, in _queue_fail, and may have a key that is waited for here.
     with chosen as (
         select d.*
         from queue_dead d
@@ -4458,6 +4536,7 @@ begin
             and (queue_redrive.reason_like is null or d.reason like queue_redrive.reason_like)
             and (queue_redrive.died_after is null or d.died_at >= queue_redrive.died_after)
             and (queue_redrive.died_before is null or d.died_at < queue_redrive.died_before)
+            and not exists (select from queue_job j where j.queue = queue_redrive.queue and j.id = d.id)
         order by d.died_at, d.id
         limit queue_redrive.count
         for update skip locked
@@ -4473,7 +4552,7 @@ begin
             c.data_text, c.data_bytes
         from chosen c
         order by c.dedupe_key collate "C", c.died_at, c.id
-        -- Of the key, or of the id, where a job was buried that is still in the queue.
+        -- Of the key.
         on conflict do nothing
         returning id
     )

@@ -10,10 +10,17 @@ set search_path from current
 set enable_seqscan = off
 as $$
 begin
+    -- Above READ COMMITTED two may be seen: one that was taken after the snapshot was made, and the
+    -- one that this transaction has put since. The later id is the one that is there. OFFSET keeps
+    -- max from becoming a walk along the primary key.
     return (
-        select j.id
-        from queue_job j
-        where j.queue = _queue_find.queue and j.dedupe_key = _queue_find.dedupe_key
+        select max(f.id)
+        from (
+            select j.id
+            from queue_job j
+            where j.queue = _queue_find.queue and j.dedupe_key = _queue_find.dedupe_key
+            offset 0
+        ) f
     );
 end
 $$;

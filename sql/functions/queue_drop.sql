@@ -10,24 +10,44 @@ as $$
 #variable_conflict use_column
 declare
     v_found boolean := false;
+    v_dead bigint[];
     v_left tid[];
 begin
     if octet_length(queue_drop.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_drop.queue);
     end if;
-    -- Twice: first, while nothing else is locked, to wait for a transaction that is folding
-    -- them; at the end for what those left behind that were taking jobs.
+    -- All rows in one order, so that two calls wait for each other. The totals twice: first, while
+    -- nothing else is locked, to wait for a transaction that is folding them; at the end for what
+    -- those left behind that were taking jobs.
+    perform from queue_tally t where t.queue = queue_drop.queue order by t.ctid for update;
     delete from queue_tally t where t.queue = queue_drop.queue;
     v_found := found;
+    perform from queue_total t where t.queue = queue_drop.queue order by t.id for update;
     delete from queue_total t where t.queue = queue_drop.queue;
     v_found := v_found or found;
     delete from queue_setting s where s.queue = queue_drop.queue;
+    v_found := v_found or found;
+    -- Dead jobs before the others, as queue_redrive, which then waits for keys. But not those that
+    -- are still in the queue, which come after them in _queue_fail.
+    v_dead := array(
+        select d.id
+        from queue_dead d
+        where d.queue = queue_drop.queue
+            and not exists (select from queue_job j where j.queue = queue_drop.queue and j.id = d.id)
+        order by d.id
+        for update
+    );
+    delete from queue_dead d where d.queue = queue_drop.queue and d.id = any (v_dead);
     v_found := v_found or found;
     -- In the order of the ids, as those who end leases.
     perform from queue_job j where j.queue = queue_drop.queue order by j.id for update;
     delete from queue_job j where j.queue = queue_drop.queue;
     v_found := v_found or found;
-    delete from queue_dead d where d.queue = queue_drop.queue;
+    -- What those left behind that were working on jobs. Who redrives some of it comes after this call.
+    v_dead := array(
+        select d.id from queue_dead d where d.queue = queue_drop.queue for update skip locked
+    );
+    delete from queue_dead d where d.queue = queue_drop.queue and d.id = any (v_dead);
     v_found := v_found or found;
     v_left := array(
         select t.ctid from queue_tally t where t.queue = queue_drop.queue for update skip locked
@@ -40,7 +60,7 @@ $$;
 comment on function queue_drop is $$
 Remove a queue with all that is in it: jobs, dead jobs, settings and totals.
 
-Waits for transactions that are taking jobs from it. A put afterwards makes the queue anew.
+Waits for transactions that are taking jobs from it, or redriving its dead jobs. A put afterwards makes the queue anew.
 
 **queue**: name of the queue.
 

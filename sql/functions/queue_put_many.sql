@@ -30,7 +30,6 @@ declare
     v_size integer := coalesce(cardinality(data), cardinality(data_text), cardinality(data_bytes), 0);
     v_new_ids bigint[];
     v_ids bigint[];
-    v_rows bigint;
     v_inserted bigint := 0;
     v_bytes integer;
 begin
@@ -150,58 +149,37 @@ begin
         returning id, true;
         v_inserted := v_size;
     else
-        -- Ids in the order of the array, rows in the order of the keys: two batches that
-        -- share keys in different orders wait for each other instead of running into a
-        -- deadlock. As in queue_put, a key may be gone between the insert and the look-up.
         v_new_ids := array(
             select nextval(pg_get_serial_sequence('queue_job', 'id')) from generate_series(1, v_size)
         );
         loop
-            insert into queue_job (
-                id, queue, enqueued_at, ready_at, schedule_at, expected_at, rank,
-                dedupe_key, headers, max_attempts, data, data_text, data_bytes
-            )
-            overriding system value
-            select
-                u.new_id,
-                queue_put_many.queue,
-                v_now,
-                case when v_schedule_at > v_now then v_schedule_at end,
-                v_schedule_at,
-                v_expected_at,
-                - coalesce(queue_put_many.priority, 0),
-                u.dedupe_key,
-                queue_put_many.headers,
-                queue_put_many.max_attempts,
-                case when num_nulls(u.data_text, u.data_bytes) = 2 then coalesce(u.data, 'null') end,
-                u.data_text,
-                u.data_bytes
-            from unnest(
-                v_new_ids,
-                v_ids,
-                queue_put_many.dedupe_keys,
-                queue_put_many.data,
-                queue_put_many.data_text,
-                queue_put_many.data_bytes
-            ) with ordinality as u (new_id, id, dedupe_key, data, data_text, data_bytes, n)
-            where u.id is null
-            order by u.dedupe_key collate "C", u.n
-            on conflict (queue, dedupe_key) where dedupe_key is not null do nothing;
-            get diagnostics v_rows = row_count;
-            v_inserted := v_inserted + v_rows;
-            v_ids := array(
-                select
-                    case
-                        when u.dedupe_key is null then u.new_id
-                        when u.id is null then _queue_find(queue_put_many.queue, u.dedupe_key)
-                        else u.id
-                    end
-                from unnest(v_new_ids, v_ids, queue_put_many.dedupe_keys)
-                    with ordinality as u (new_id, id, dedupe_key, n)
-                order by u.n
-            );
-            exit when array_position(v_ids, null) is null;
+            if v_size = 1 then
+                v_ids := _queue_put_keys(
+                    queue_put_many.queue, v_new_ids, v_now, v_schedule_at, v_expected_at, queue_put_many.priority,
+                    queue_put_many.dedupe_keys, queue_put_many.headers, queue_put_many.max_attempts,
+                    queue_put_many.data, queue_put_many.data_text, queue_put_many.data_bytes
+                );
+                exit when v_ids[1] is not null;
+            else
+                -- A key that was there may be gone by the time its id is looked up. To put it then
+                -- may mean to wait, and who waits for a key must not have a later one: begin anew.
+                -- Only many keys are worth a subtransaction.
+                begin
+                    v_ids := _queue_put_keys(
+                        queue_put_many.queue, v_new_ids, v_now, v_schedule_at, v_expected_at, queue_put_many.priority,
+                        queue_put_many.dedupe_keys, queue_put_many.headers, queue_put_many.max_attempts,
+                        queue_put_many.data, queue_put_many.data_text, queue_put_many.data_bytes
+                    );
+                    exit when array_position(v_ids, null) is null;
+                    raise exception using errcode = 'QU999', hint = 'It is caught below.';
+                exception
+                    when sqlstate 'QU999' then null;
+                end;
+            end if;
         end loop;
+        v_inserted := (
+            select count(*) from unnest(v_ids, v_new_ids) as u (id, new_id) where u.id = u.new_id
+        );
         return query
         select u.id, u.id = u.new_id
         from unnest(v_ids, v_new_ids) with ordinality as u (id, new_id, n)

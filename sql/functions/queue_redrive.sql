@@ -23,7 +23,9 @@ begin
     if queue_redrive.count < 1 then
         perform _queue_refuse_count(queue_redrive.count);
     end if;
-    -- In the order of the keys, as queue_put_many: no deadlock with batches that share them.
+    -- In the order of the keys, as queue_put_many: no deadlock with batches that share them. What is
+    -- still in the queue (it was buried there) can't go back, and is not locked: whoever has it waits
+    -- for its dead row, in _queue_fail, and may have a key that is waited for here.
     with chosen as (
         select d.*
         from queue_dead d
@@ -32,6 +34,7 @@ begin
             and (queue_redrive.reason_like is null or d.reason like queue_redrive.reason_like)
             and (queue_redrive.died_after is null or d.died_at >= queue_redrive.died_after)
             and (queue_redrive.died_before is null or d.died_at < queue_redrive.died_before)
+            and not exists (select from queue_job j where j.queue = queue_redrive.queue and j.id = d.id)
         order by d.died_at, d.id
         limit queue_redrive.count
         for update skip locked
@@ -47,7 +50,7 @@ begin
             c.data_text, c.data_bytes
         from chosen c
         order by c.dedupe_key collate "C", c.died_at, c.id
-        -- Of the key, or of the id, where a job was buried that is still in the queue.
+        -- Of the key.
         on conflict do nothing
         returning id
     )
