@@ -26,6 +26,9 @@ begin
     if octet_length(queue_bury.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_bury.queue);
     end if;
+    if session_user <> current_user or current_setting('role') <> 'none' then
+        perform _queue_allow(queue_bury.queue, 'get');
+    end if;
     insert into queue_dead (
         queue, id, died_at, reason, data, data_text, data_bytes, priority, enqueued_at,
         schedule_at, expected_at, attempts, max_attempts, consumer, dedupe_key, headers

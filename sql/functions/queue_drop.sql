@@ -15,6 +15,9 @@ begin
     if octet_length(queue_drop.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_drop.queue);
     end if;
+    if session_user <> current_user or current_setting('role') <> 'none' then
+        perform _queue_allow(queue_drop.queue, 'manage');
+    end if;
     -- Twice: first, while nothing else is locked, to wait for a transaction that is folding
     -- them; at the end for what those left behind that were taking jobs.
     delete from queue_tally t where t.queue = queue_drop.queue;

@@ -48,11 +48,18 @@ declare
     v_ids bigint[];
     v_id bigint;
 begin
-    if (octet_length(queue_lease.queue) between 1 and 255 and queue_lease.count >= 1) is not true then
+    if (
+        octet_length(queue_lease.queue) between 1 and 255
+        and queue_lease.count >= 1
+        and (session_user = current_user and current_setting('role') = 'none' or _queue_may(queue_lease.queue, 'get'))
+    ) is not true then
         if octet_length(queue_lease.queue) between 1 and 255 is not true then
             perform _queue_refuse_name(queue_lease.queue);
         end if;
-        perform _queue_refuse_count(queue_lease.count);
+        if queue_lease.count >= 1 is not true then
+            perform _queue_refuse_count(queue_lease.count);
+        end if;
+        perform _queue_allow(queue_lease.queue, 'get');
     end if;
     if queue_lease.lease is not null then
         if queue_lease.lease <= interval '0' or not isfinite(queue_lease.lease) then
