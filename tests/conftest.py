@@ -12,6 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 from checkout import Checkout, with_second_version
+from psycopg import sql
 from pytest_postgresql import factories
 from pytest_postgresql.janitor import DatabaseJanitor
 from servers import Server, find_servers
@@ -255,3 +256,35 @@ def conn(database: Database) -> psycopg.Connection[Any]:
 def second(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     """A copy of the repository with one version more. To be read only."""
     return with_second_version(tmp_path_factory.mktemp("second"))
+
+
+class Roles:
+    """Makes roles, which all databases of a server share, and takes them away with all that they were given."""
+
+    def __init__(self, database: Database) -> None:
+        self._conn = database.connect()
+        self._database = database
+        self._made: list[str] = []
+
+    def make(self, *names: str, options: str = "login") -> None:
+        for name in names:
+            self._conn.execute(sql.SQL("create role {} {}").format(sql.Identifier(name), sql.SQL(options)))
+            self._made.append(name)
+
+    def connect(self, name: str, **options: Any) -> psycopg.Connection[Any]:
+        """A connection of this role."""
+        return self._database.connect(user=name, **options)
+
+    def drop(self) -> None:
+        for name in reversed(self._made):
+            known = self._conn.execute("select from pg_roles where rolname = %s", [name]).fetchone()
+            if known is not None:
+                self._conn.execute(sql.SQL("drop owned by {0} cascade; drop role {0}").format(sql.Identifier(name)))
+
+
+@pytest.fixture
+def roles(database: Database) -> Iterator[Roles]:
+    """Roles for the time of one test."""
+    roles = Roles(database)
+    yield roles
+    roles.drop()

@@ -253,7 +253,10 @@ begin
                     or _queue_align.role is null and a.grantee in (select r.role from queue_right r)
                 )
         )
-        select pg_get_userbyid(coalesce(w.role, h.role)) as role, coalesce(w.name, h.name) as name, h.name is null as is_new
+        select
+            pg_get_userbyid(coalesce(w.role, h.role)) as role,
+            coalesce(w.name, h.name) as name,
+            h.name is null as is_new
         from wanted w
         full join had h on h.role = w.role and h.name = w.name
         where (w.name is null or h.name is null)
@@ -296,7 +299,7 @@ begin
         raise exception using
             errcode = 'insufficient_privilege',
             message = format('role %I can''t give or take rights on queues', v_caller),
-            hint = format('The owner of the queue''s functions can, role %I, and whoever has the rights of that role.', current_user);
+            hint = format('Its owner can, role %I, and whoever has the rights of that role.', current_user);
     end if;
     raise exception using
         errcode = 'insufficient_privilege',
@@ -1057,26 +1060,28 @@ as $$
 #variable_conflict use_column
 declare
     v_schema text := current_schema();
-    v_role regrole := _queue_role(role);
+    v_role regrole;
     v_stranger record;
     v_new boolean;
 begin
-    if privilege in ('put', 'get', 'observe', 'manage') is not true then
-        perform _queue_refuse_privilege(privilege);
-    end if;
-    select s.problem, s.remedy into v_stranger from _queue_strangers() s limit 1;
+    -- First, and with nothing before it or in it that a stranger's function could be taken for.
+    select s.problem, s.remedy into v_stranger from _queue_strangers('queue_right') s limit 1;
     if found then
         raise exception using
             errcode = 'object_not_in_prerequisite_state',
-            message = format('no right on a queue would hold: %s', v_stranger.problem),
-            hint = format('Do this: %s; or install the queue into a schema of its own.', v_stranger.remedy);
+            message = 'no right on a queue would hold: ' || v_stranger.problem,
+            hint = 'Do this: ' || v_stranger.remedy || '; or install the queue into a schema of its own.';
+    end if;
+    v_role := _queue_role(role);
+    if privilege in ('put', 'get', 'observe', 'manage') is not true then
+        perform _queue_refuse_privilege(privilege);
     end if;
     if not has_schema_privilege(v_role, v_schema, 'usage') then
         if not has_schema_privilege(v_schema, 'usage with grant option') then
             raise exception using
                 errcode = 'insufficient_privilege',
-                message = format('role %I can''t give %I the right to use schema %I', current_user, _queue_give.role, v_schema),
-                hint = format('Ask the owner of the schema: grant usage on schema %I to %I', v_schema, _queue_give.role);
+                message = format('role %I can''t let role %I use schema %I', current_user, _queue_give.role, v_schema),
+                hint = format('Ask its owner: grant usage on schema %I to %I', v_schema, _queue_give.role);
         end if;
         execute format('grant usage on schema %I to %I', v_schema, _queue_give.role);
     end if;
@@ -1613,14 +1618,17 @@ comment on function _queue_role is
 revoke all on function _queue_role from public;
 
 -- functions/_queue_strangers.sql
-create or replace function _queue_strangers()
+create or replace function _queue_strangers(
+    relation regclass
+)
 returns table (
     problem text,
     remedy text
 )
 language plpgsql
 stable
-set search_path from current
+-- Not our schema: this must not itself meet what it looks for.
+set search_path to pg_catalog, pg_temp
 as $$
 declare
     v_schema oid;
@@ -1631,7 +1639,7 @@ begin
     into v_schema, v_schema_owner, v_owner
     from pg_class c
     join pg_namespace n on n.oid = c.relnamespace
-    where c.oid = 'queue_right'::regclass;
+    where c.oid = _queue_strangers.relation;
 
     -- That pg_catalog comes first on our search_path is not enough: a function or operator whose arguments fit
     -- better is taken wherever it is on the path, and would run as the owner. Trusted are the owner, superusers,
@@ -1932,7 +1940,7 @@ create or replace function queue_channel(
 )
 returns text
 language plpgsql
-stable
+volatile
 security definer
 set search_path from current
 as $$
@@ -2055,7 +2063,10 @@ declare
 begin
     if (
         octet_length(queue_complete.queue) between 1 and 255
-        and (session_user = current_user and current_setting('role') = 'none' or _queue_may(queue_complete.queue, 'get'))
+        and (
+            session_user = current_user and current_setting('role') = 'none'
+            or _queue_may(queue_complete.queue, 'get')
+        )
     ) is not true then
         if octet_length(queue_complete.queue) between 1 and 255 is not true then
             perform _queue_refuse_name(queue_complete.queue);
@@ -3612,7 +3623,7 @@ begin
         format('schema %I', v_schema),
         format('%s: those could be run with the rights of role %I, the owner of the queue', s.problem, current_user),
         s.remedy
-    from _queue_strangers() s;
+    from _queue_strangers('queue_right') s;
 
     return query
     select

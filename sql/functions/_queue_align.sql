@@ -32,7 +32,10 @@ begin
                     or _queue_align.role is null and a.grantee in (select r.role from queue_right r)
                 )
         )
-        select pg_get_userbyid(coalesce(w.role, h.role)) as role, coalesce(w.name, h.name) as name, h.name is null as is_new
+        select
+            pg_get_userbyid(coalesce(w.role, h.role)) as role,
+            coalesce(w.name, h.name) as name,
+            h.name is null as is_new
         from wanted w
         full join had h on h.role = w.role and h.name = w.name
         where (w.name is null or h.name is null)

@@ -11,26 +11,28 @@ as $$
 #variable_conflict use_column
 declare
     v_schema text := current_schema();
-    v_role regrole := _queue_role(role);
+    v_role regrole;
     v_stranger record;
     v_new boolean;
 begin
-    if privilege in ('put', 'get', 'observe', 'manage') is not true then
-        perform _queue_refuse_privilege(privilege);
-    end if;
-    select s.problem, s.remedy into v_stranger from _queue_strangers() s limit 1;
+    -- First, and with nothing before it or in it that a stranger's function could be taken for.
+    select s.problem, s.remedy into v_stranger from _queue_strangers('queue_right') s limit 1;
     if found then
         raise exception using
             errcode = 'object_not_in_prerequisite_state',
-            message = format('no right on a queue would hold: %s', v_stranger.problem),
-            hint = format('Do this: %s; or install the queue into a schema of its own.', v_stranger.remedy);
+            message = 'no right on a queue would hold: ' || v_stranger.problem,
+            hint = 'Do this: ' || v_stranger.remedy || '; or install the queue into a schema of its own.';
+    end if;
+    v_role := _queue_role(role);
+    if privilege in ('put', 'get', 'observe', 'manage') is not true then
+        perform _queue_refuse_privilege(privilege);
     end if;
     if not has_schema_privilege(v_role, v_schema, 'usage') then
         if not has_schema_privilege(v_schema, 'usage with grant option') then
             raise exception using
                 errcode = 'insufficient_privilege',
-                message = format('role %I can''t give %I the right to use schema %I', current_user, _queue_give.role, v_schema),
-                hint = format('Ask the owner of the schema: grant usage on schema %I to %I', v_schema, _queue_give.role);
+                message = format('role %I can''t let role %I use schema %I', current_user, _queue_give.role, v_schema),
+                hint = format('Ask its owner: grant usage on schema %I to %I', v_schema, _queue_give.role);
         end if;
         execute format('grant usage on schema %I to %I', v_schema, _queue_give.role);
     end if;

@@ -1,11 +1,14 @@
-create or replace function _queue_strangers()
+create or replace function _queue_strangers(
+    relation regclass
+)
 returns table (
     problem text,
     remedy text
 )
 language plpgsql
 stable
-set search_path from current
+-- Not our schema: this must not itself meet what it looks for.
+set search_path to pg_catalog, pg_temp
 as $$
 declare
     v_schema oid;
@@ -16,7 +19,7 @@ begin
     into v_schema, v_schema_owner, v_owner
     from pg_class c
     join pg_namespace n on n.oid = c.relnamespace
-    where c.oid = 'queue_right'::regclass;
+    where c.oid = _queue_strangers.relation;
 
     -- That pg_catalog comes first on our search_path is not enough: a function or operator whose arguments fit
     -- better is taken wherever it is on the path, and would run as the owner. Trusted are the owner, superusers,

@@ -3,7 +3,7 @@ create or replace function queue_channel(
 )
 returns text
 language plpgsql
-stable
+volatile
 security definer
 set search_path from current
 as $$

@@ -16,7 +16,10 @@ declare
 begin
     if (
         octet_length(queue_complete.queue) between 1 and 255
-        and (session_user = current_user and current_setting('role') = 'none' or _queue_may(queue_complete.queue, 'get'))
+        and (
+            session_user = current_user and current_setting('role') = 'none'
+            or _queue_may(queue_complete.queue, 'get')
+        )
     ) is not true then
         if octet_length(queue_complete.queue) between 1 and 255 is not true then
             perform _queue_refuse_name(queue_complete.queue);

@@ -443,7 +443,7 @@ begin
         format('schema %I', v_schema),
         format('%s: those could be run with the rights of role %I, the owner of the queue', s.problem, current_user),
         s.remedy
-    from _queue_strangers() s;
+    from _queue_strangers('queue_right') s;
 
     return query
     select
