@@ -110,7 +110,7 @@ def test_every_function_of_a_queue_is_in_these_lists(conn):
         conn,
         r"""
         select proname from pg_proc
-        where proname like 'queue\_%' and pronamespace = 'public'::regnamespace
+        where proname like 'queue\_%' and pronamespace = 'public'::regnamespace and pronargs > 0
             and (proargnames[1] = 'queue' or proargnames[1] = 'queues')
         """,
     )
