@@ -165,7 +165,8 @@ LEFT = f"""
 USED = """
     select string_agg(oid::regclass::text, ', ')
     from pg_class
-    where relname in ('queue_job', 'queue_dead', 'queue_setting', 'queue_tally', 'queue_total', 'queue_right') and relkind = 'r'
+    where relname in ('queue_job', 'queue_dead', 'queue_setting', 'queue_tally', 'queue_total', 'queue_right')
+        and relkind = 'r'
         and relnamespace = 'public'::regnamespace
         and (
             pg_relation_size(oid) > 0 or reltuples <> -1

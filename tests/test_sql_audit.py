@@ -80,6 +80,17 @@ def test_another_role_may_not_execute(conn):
     conn.execute("rollback")
 
 
+def test_the_rules_hold_after_a_migration_that_drops_and_creates(conn, database, second):
+    conn.execute("drop schema public cascade; create schema public")
+    second.command("migrate", "--dsn", database.dsn, "--revision", "0001")
+    before = value(conn, "select 'queue_channel'::regproc::oid")
+    second.command("migrate", "--dsn", database.dsn)
+    assert value(conn, "select 'queue_channel'::regproc::oid") != before
+    test_public_may_execute_nothing(conn)
+    test_the_search_path_is_pinned_and_ends_in_pg_temp(conn)
+    test_what_is_public_runs_with_the_rights_of_the_owner_and_nothing_else_does(conn)
+
+
 def test_no_function_is_leakproof_or_parallel_safe_by_accident(conn):
     assert names(conn, "proleakproof or proparallel <> 'u'") == []
 
@@ -252,6 +263,13 @@ def test_dynamic_sql_only_through_format(file):
     for statement in re.findall(r"\bexecute\b.*?;", code, re.S):
         assert statement.startswith("execute format("), statement
     assert not re.search(r"%s", " ".join(re.findall(r"execute format\((.*?)\)", file.read_text(), re.S)))
+
+
+@pytest.mark.parametrize("file", TEXTS)
+def test_no_text_depends_on_the_callers_standard_conforming_strings(file):
+    # A function's text is read when a session first calls it, under the settings of that session.
+    body = re.sub(r"^comment on .*?(\$\$|');?$|--.*", "", file.read_text(), flags=re.M | re.S)
+    assert [text for text in re.findall(r"(?<![eE])'(?:[^']|'')*'", body) if "\\" in text] == []
 
 
 @pytest.mark.parametrize("file", TEXTS)

@@ -28,7 +28,8 @@ member of another: then a warning says so.
 **privilege**: as there; by default all that the role was given on this queue.
 
 With its last right the role loses EXECUTE, too. USAGE on the schema stays: who gave it can't be
-told. Calls that begin after the caller's transaction has committed are refused.
+told. It holds for calls that begin after the caller's transaction has committed; a transaction
+above READ COMMITTED goes on with the rights that there were when it began.
 
 Returns true if there was a right to take.
 
