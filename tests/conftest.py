@@ -51,7 +51,9 @@ def versions(config: pytest.Config) -> list[str]:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "version" in metafunc.fixturenames:
         since = metafunc.definition.get_closest_marker("since")
+        only = metafunc.definition.get_closest_marker("on")
         found = [v for v in versions(metafunc.config) if since is None or int(v) >= since.args[0]]
+        found = [v for v in found if only is None or int(v) == only.args[0]]
         if found and not metafunc.config.getoption("--pg"):
             newest, oldest = max(found, key=int), min(found, key=int)
             if metafunc.definition.path.name.startswith("test_py_"):
