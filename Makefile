@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+SQL := sql/schema.sql sql/functions/*.sql migrations/*.sql migrations/versions/*.sql tools/extension.sql
 
 .PHONY: help demo test model breaks bench lint format sql sync reference migration install dist clean
 
@@ -37,10 +38,11 @@ $(VENV)/.bench: $(READY)
 bench: $(VENV)/.bench ## measure against bare statements and other queues, an hour (args="W1 W4 --quick" narrows it)
 	$(BIN)/python -m benchmarks $(args)
 
-lint: $(READY) ## ruff, mypy, and that generated files are up to date
+lint: $(READY) ## ruff, mypy, squawk on the SQL, and that generated files are up to date
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/squawk $(SQL)
 	$(BIN)/python tools/make_sync.py --check
 	$(BIN)/python tools/make_sql.py --check
 	$(BIN)/python tools/make_reference.py --check

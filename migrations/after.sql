@@ -1,5 +1,6 @@
--- Runs after the migrations, in their transaction. When nothing of the queue is left, the notes go too:
--- the table of the version, and the schema, if before.sql made it and nobody else uses it.
+-- Runs after the migrations, in their transaction: gives back to roles what migrations have taken from them.
+-- When nothing of the queue is left, the notes go too: the table of the version, and the schema, if before.sql
+-- made it and nobody else uses it.
 do $$
 declare
     v_schema text := current_setting('pgq_py.schema');
@@ -10,6 +11,10 @@ begin
         execute format('select exists (select from %I.queue_migration)', v_schema) into v_installed;
     end if;
     if v_installed then
+        -- A function that was dropped and made anew has lost its grants, and a new one has none.
+        if to_regprocedure(format('%I._queue_align(regrole)', v_schema)) is not null then
+            execute format('select %I._queue_align()', v_schema);
+        end if;
         return;
     end if;
     execute format('drop table if exists %I.queue_migration', v_schema);

@@ -44,6 +44,53 @@ class Call(Generic[T]):
     read: Callable[[Answer], T]
     # Of a put: it can be repeated, should nobody know whether it was done.
     dedupe_key: str | None = None
+    # Of a call that only prepares another: that one is what rights are asked for.
+    wanted: Call[Any] | None = None
+
+    def advice(self, schema: str, role: str) -> str:
+        """The grant that a role must ask for to make this call, where PostgreSQL itself refused it.
+
+        Args:
+            schema: where the queue is installed.
+            role: who is connected.
+        """
+        call = self.wanted or self
+        found = _FUNCTION.search(call.statement)
+        function = "" if found is None else found[1].decode()
+        if function == "queue_version":
+            return f"{role!r} has no right on any queue here: ask the owner of the queue for a queue_grant"
+        privilege = _TO_ASK_FOR.get(function)
+        if privilege is None:
+            return "only the owner of the queue can"
+        params = call.params or (None,)
+        if function == "queue_update" and params[-1] is None:
+            privilege = "manage"
+        queue = params[0][0] if isinstance(params[0], list | tuple) else params[0]
+        if not isinstance(queue, str):
+            # queue_health, queue_maintain, and queue_stats of all.
+            grant = sql.SQL("select {}({}, {})").format(
+                sql.Identifier(schema, "queue_grant_all"), sql.Literal(role), sql.Literal(privilege)
+            )
+            return f"it takes the right to {privilege} on all queues: ask the owner for {grant.as_string(None)}"
+        grant = sql.SQL("select {}({}, {}, {})").format(
+            sql.Identifier(schema, "queue_grant"), sql.Literal(queue), sql.Literal(role), sql.Literal(privilege)
+        )
+        return f"it takes the right to {privilege} on queue {queue!r}: ask the owner for {grant.as_string(None)}"
+
+
+_FUNCTION = re.compile(rb"\b(queue_\w+)\(")
+# As _queue_functions in SQL: for each function the first of the privileges that suffice. Asked only of errors.
+_TO_ASK_FOR = {
+    f"queue_{name}": privilege
+    for privilege, names in {
+        "put": "put put_many",
+        "get": "get get_any lease lease_any complete complete_many error error_many release release_many progress "
+        "progress_many bury channel listen unlisten update wait",
+        "observe": "list count stats dead_list settings health",
+        "manage": "create drop pause resume clear cancel redrive dead_delete maintain",
+    }.items()
+    for name in names.split()
+}
 
 
 class JobId(int):
@@ -132,6 +179,16 @@ class Finding:
     subject: str
     detail: str
     remedy: str
+
+
+@dataclass(frozen=True, slots=True)
+class Right:
+    """What a role may do: see `queue_grant` in the reference. The queue is None for all queues."""
+
+    queue: str | None
+    role: str
+    privilege: str
+    granted_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +283,10 @@ def _settings(answer: Answer) -> Settings:
 
 def _findings(answer: Answer) -> list[Finding]:
     return [Finding(*row) for row in answer.rows()]
+
+
+def _rights(answer: Answer) -> list[Right]:
+    return [Right(*row) for row in answer.rows()]
 
 
 def _tasks(answer: Answer) -> dict[str, int]:
@@ -396,6 +457,15 @@ class Calls:
         self._pause = function("select {schema}.queue_pause(%text)")
         self._resume = function("select {schema}.queue_resume(%text)")
         self._stats = function("select * from {schema}.queue_stats(%text)")
+        self._grant = function("select {schema}.queue_grant(%text, %text, %text)")
+        self._grant_all = function("select {schema}.queue_grant_all(%text, %text)")
+        self._revoke = function("select {schema}.queue_revoke(%text, %text, %text)")
+        self._revoke_all = function("select {schema}.queue_revoke_all(%text, %text)")
+        self._rights = function("select queue, role, privilege, granted_at from {schema}.queue_rights()")
+        self._rights_on = function(
+            "select queue, role, privilege, granted_at from {schema}.queue_rights() "
+            "where queue = %text or queue is null"
+        )
         self._health = function("select * from {schema}.queue_health(older_than => %interval)")
         self._maintain = function("select task, done from {schema}.queue_maintain()")
         self._bury = function(
@@ -405,9 +475,9 @@ class Calls:
             "consumer => %text, dedupe_key => %text, headers => %jsonb)"
         )
 
-    def version(self) -> Call[str]:
-        """The version of the installed schema."""
-        return Call(self._version, (), _first)
+    def version(self, wanted: Call[Any] | None = None) -> Call[str]:
+        """The version of the installed schema, asked before the call that is wanted."""
+        return Call(self._version, (), _first, wanted=wanted)
 
     def isolation(self) -> Call[str]:
         """The isolation level of the transaction."""
@@ -623,6 +693,24 @@ class Calls:
     def stats(self, queue: str | None) -> Call[list[Stats]]:
         """What is in one queue or in all."""
         return Call(self._stats, (queue,), _stats)
+
+    def grant(self, queue: str | None, role: str, privilege: str) -> Call[bool]:
+        """A right given to a role, on one queue or on all."""
+        if queue is None:
+            return Call(self._grant_all, (role, privilege), _first)
+        return Call(self._grant, (queue, role, privilege), _first)
+
+    def revoke(self, queue: str | None, role: str, privilege: str | None) -> Call[bool]:
+        """Rights taken from a role: on one queue, or all that it has."""
+        if queue is None:
+            return Call(self._revoke_all, (role, privilege), _first)
+        return Call(self._revoke, (queue, role, privilege), _first)
+
+    def rights(self, queue: str | None) -> Call[list[Right]]:
+        """The rights that were given, all or those that hold for one queue."""
+        if queue is None:
+            return Call(self._rights, (), _rights)
+        return Call(self._rights_on, (queue,), _rights)
 
     def health(self, older_than: Duration) -> Call[list[Finding]]:
         """What hurts."""

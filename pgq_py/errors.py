@@ -8,6 +8,7 @@ as well as `except pgq_py.Error`; psycopg's error is the `__cause__`.
 from __future__ import annotations
 
 import queue
+from collections.abc import Callable
 
 import psycopg
 from psycopg import errors as pg
@@ -131,7 +132,7 @@ _LOST = (
 _KNOWN: dict[str, tuple[type[Error], str]] = {
     "3F000": (NotInstalled, ""),
     "42883": (NotInstalled, ""),
-    "42501": (NotAllowed, "ask the owner of the queue's schema for the right"),
+    "42501": (NotAllowed, ""),
     "25006": (ReadOnly, _READ_ONLY),
     "40001": (
         TransactionConflict,
@@ -164,7 +165,13 @@ def _class_for(error: psycopg.Error) -> type[Error]:
 
 
 def translate(
-    error: psycopg.Error, *, schema: str, lost: bool = False, committing: bool = False, dedupe_key: str | None = None
+    error: psycopg.Error,
+    *,
+    schema: str,
+    lost: bool = False,
+    committing: bool = False,
+    dedupe_key: str | None = None,
+    advice: Callable[[], str] | None = None,
 ) -> Exception:
     """Our error for psycopg's.
 
@@ -174,6 +181,8 @@ def translate(
         lost: the connection was found closed after the error.
         committing: what was sent may have been committed all the same.
         dedupe_key: of the put, if that is what it was.
+        advice: whom a role without the right should ask for what. Our functions say it themselves; PostgreSQL,
+            which refuses those who may not even call them, does not.
     """
     if isinstance(error, Error):
         return error
@@ -182,15 +191,17 @@ def translate(
     text = error.diag.message_primary or str(error).split("\n", 1)[0]
     if error.diag.message_hint:
         text = f"{text}: {error.diag.message_hint}"
-    known, advice = _KNOWN.get(state, (None, ""))
+    known, remedy = _KNOWN.get(state, (None, ""))
     if state in ("22P02", "22P05"):  # their primary messages may quote the data
         text = "PostgreSQL refused a value"
     if known is NotInstalled:
-        advice = f"the queue is not installed in the schema {schema!r}: run `pgq-py migrate`, or pq.create()"
+        remedy = f"the queue is not installed in the schema {schema!r}: run `pgq-py migrate`, or pq.create()"
     elif state in _GONE or (lost and known is None):
-        known, advice = (CommitUnknown, _UNKNOWN) if committing else (ConnectionLost, _LOST)
+        known, remedy = (CommitUnknown, _UNKNOWN) if committing else (ConnectionLost, _LOST)
+    elif known is NotAllowed and advice is not None and not error.diag.message_hint:
+        remedy = advice()
     ours = _class_for(error) if known is None else known
-    made = ours(f"{text} ({advice})" if advice else text)
+    made = ours(f"{text} ({remedy})" if remedy else text)
     if isinstance(made, CommitUnknown):
         made.dedupe_key = dedupe_key
     # What psycopg knows about the error: diag and sqlstate stay readable on ours.

@@ -145,7 +145,7 @@ def include_name(name: str | None, kind: str, parents: Mapping[str, Any]) -> boo
 
     `context.configure(..., include_name=pgq_py.migrate.include_name)` in the host's env.py.
     """
-    ours = {"queue_job", "queue_dead", "queue_setting", "queue_tally", "queue_total", VERSION_TABLE}
+    ours = {"queue_job", "queue_dead", "queue_setting", "queue_tally", "queue_total", "queue_right", VERSION_TABLE}
     return not (kind == "table" and name in ours)
 
 

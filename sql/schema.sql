@@ -201,3 +201,17 @@ create table queue_total (
 
 comment on table queue_total is
     'Totals of each queue since it was made, but for the rows in queue_tally.';
+
+-- Rights of roles other than the owner. They are on a name, whether there is such a queue or not; the empty name,
+-- which no queue has, stands for all queues. A role and not its name: who is made anew under a name that was
+-- dropped does not inherit. pg_dump writes the name, and pg_upgrade keeps it.
+create table queue_right (
+    granted_at timestamptz not null default now(),
+    role regrole not null,
+    queue text collate "C" not null,
+    privilege text collate "C" not null,
+    constraint queue_right_pkey primary key (queue, role, privilege)
+);
+
+comment on table queue_right is
+    'What roles may do with queues, as queue_grant says. Written by it and its like only, which also grant EXECUTE.';

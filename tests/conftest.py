@@ -12,6 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 from checkout import Checkout, with_second_version
+from psycopg import sql
 from pytest_postgresql import factories
 from pytest_postgresql.janitor import DatabaseJanitor
 from servers import Server, find_servers
@@ -50,7 +51,9 @@ def versions(config: pytest.Config) -> list[str]:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "version" in metafunc.fixturenames:
         since = metafunc.definition.get_closest_marker("since")
+        only = metafunc.definition.get_closest_marker("on")
         found = [v for v in versions(metafunc.config) if since is None or int(v) >= since.args[0]]
+        found = [v for v in found if only is None or int(v) == only.args[0]]
         if found and not metafunc.config.getoption("--pg"):
             newest, oldest = max(found, key=int), min(found, key=int)
             if metafunc.definition.path.name.startswith("test_py_"):
@@ -164,7 +167,8 @@ LEFT = f"""
 USED = """
     select string_agg(oid::regclass::text, ', ')
     from pg_class
-    where relname in ('queue_job', 'queue_dead', 'queue_setting', 'queue_tally', 'queue_total') and relkind = 'r'
+    where relname in ('queue_job', 'queue_dead', 'queue_setting', 'queue_tally', 'queue_total', 'queue_right')
+        and relkind = 'r'
         and relnamespace = 'public'::regnamespace
         and (
             pg_relation_size(oid) > 0 or reltuples <> -1
@@ -255,3 +259,35 @@ def conn(database: Database) -> psycopg.Connection[Any]:
 def second(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     """A copy of the repository with one version more. To be read only."""
     return with_second_version(tmp_path_factory.mktemp("second"))
+
+
+class Roles:
+    """Makes roles, which all databases of a server share, and takes them away with all that they were given."""
+
+    def __init__(self, database: Database) -> None:
+        self._conn = database.connect()
+        self._database = database
+        self._made: list[str] = []
+
+    def make(self, *names: str, options: str = "login") -> None:
+        for name in names:
+            self._conn.execute(sql.SQL("create role {} {}").format(sql.Identifier(name), sql.SQL(options)))
+            self._made.append(name)
+
+    def connect(self, name: str, **options: Any) -> psycopg.Connection[Any]:
+        """A connection of this role."""
+        return self._database.connect(user=name, **options)
+
+    def drop(self) -> None:
+        for name in reversed(self._made):
+            known = self._conn.execute("select from pg_roles where rolname = %s", [name]).fetchone()
+            if known is not None:
+                self._conn.execute(sql.SQL("drop owned by {0} cascade; drop role {0}").format(sql.Identifier(name)))
+
+
+@pytest.fixture
+def roles(database: Database) -> Iterator[Roles]:
+    """Roles for the time of one test."""
+    roles = Roles(database)
+    yield roles
+    roles.drop()

@@ -41,7 +41,8 @@ def test_errors_are_told_where_names_are_checked(name):
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_its_examples_run(database, name):
+def test_its_examples_run(database, name, roles):
+    roles.make("web", "monitoring")
     examples = FUNCTIONS[name].examples
     assert examples
     for example in examples:

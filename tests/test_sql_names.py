@@ -63,6 +63,8 @@ CALLS = [
     "queue_dead_delete(%s)",
     "queue_redrive(%s)",
     "queue_settings(%s)",
+    "queue_grant(%s, current_user::text, 'put')",
+    "queue_revoke(%s, current_user::text)",
 ]
 
 
@@ -85,6 +87,8 @@ def test_any_name_works_throughout(database, conn, name):
     assert value(conn, "select queue_wait(%s)", name) is None
     assert conn.execute("select queue, data from queue_get_any(array[%s])", [name]).fetchall() == [(name, 3)]
     assert value(conn, "select queue_cancel(%s, 0)", name) is False
+    assert value(conn, "select queue_grant(%s, current_user::text, 'put')", name)
+    assert column(conn, "select queue from queue_rights()") == [name]
     assert value(conn, "select queue_clear(%s)", name) == 1
     assert value(conn, "select queue_drop(%s)", name)
     assert column(conn, "select name from queue_stats()") == []
@@ -109,7 +113,7 @@ def test_every_function_of_a_queue_is_in_these_lists(conn):
         conn,
         r"""
         select proname from pg_proc
-        where proname like 'queue\_%' and pronamespace = 'public'::regnamespace
+        where proname like 'queue\_%' and pronamespace = 'public'::regnamespace and pronargs > 0
             and (proargnames[1] = 'queue' or proargnames[1] = 'queues')
         """,
     )

@@ -658,7 +658,7 @@ def maintain(conn):
     return dict(conn.execute("select task, done from queue_maintain()").fetchall())
 
 
-NOTHING = {"delete dead jobs": 0, "fold totals": 0, "correct totals": 0, "promote due jobs": 0}
+NOTHING = {"delete dead jobs": 0, "fold totals": 0, "correct totals": 0, "forget rights": 0, "promote due jobs": 0}
 
 
 def test_maintain_of_nothing_does_nothing(conn):

@@ -202,7 +202,143 @@ create table queue_total (
 comment on table queue_total is
     'Totals of each queue since it was made, but for the rows in queue_tally.';
 
+-- Rights of roles other than the owner. They are on a name, whether there is such a queue or not; the empty name,
+-- which no queue has, stands for all queues. A role and not its name: who is made anew under a name that was
+-- dropped does not inherit. pg_dump writes the name, and pg_upgrade keeps it.
+create table queue_right (
+    granted_at timestamptz not null default now(),
+    role regrole not null,
+    queue text collate "C" not null,
+    privilege text collate "C" not null,
+    constraint queue_right_pkey primary key (queue, role, privilege)
+);
+
+comment on table queue_right is
+    'What roles may do with queues, as queue_grant says. Written by it and its like only, which also grant EXECUTE.';
+
 -- Below this line `make sql` copies from sql/functions; edit the functions there.
+
+-- functions/_queue_align.sql
+create or replace function _queue_align(
+    role regrole default null
+)
+returns bigint
+language plpgsql
+volatile
+set search_path from current
+as $$
+declare
+    v_schema text := current_schema();
+    v_change record;
+    v_changes bigint := 0;
+begin
+    for v_change in
+        with wanted as (
+            select distinct a.oid as role, f.name
+            from queue_right r
+            join pg_roles a on a.oid = r.role
+            join _queue_functions() f on r.privilege = any (f.privileges)
+            where r.role = _queue_align.role or _queue_align.role is null
+        ), had as (
+            select a.grantee as role, p.proname::text as name
+            from pg_proc p
+            cross join aclexplode(p.proacl) a
+            where p.pronamespace = (select c.relnamespace from pg_class c where c.oid = 'queue_right'::regclass)
+                and p.proname in (select f.name from _queue_functions() f)
+                and a.grantor = p.proowner
+                and a.grantee <> p.proowner
+                -- What somebody granted by hand to a role that has no rights is left alone: it opens nothing.
+                and (
+                    a.grantee = _queue_align.role
+                    or _queue_align.role is null and a.grantee in (select r.role from queue_right r)
+                )
+        )
+        select
+            pg_get_userbyid(coalesce(w.role, h.role)) as role,
+            coalesce(w.name, h.name) as name,
+            h.name is null as is_new
+        from wanted w
+        full join had h on h.role = w.role and h.name = w.name
+        where (w.name is null or h.name is null)
+            and coalesce(w.role, h.role) <> (select c.relowner from pg_class c where c.oid = 'queue_right'::regclass)
+        order by 2, 1
+    loop
+        if v_change.is_new then
+            execute format('grant execute on function %I.%I to %I', v_schema, v_change.name, v_change.role);
+        else
+            execute format('revoke execute on function %I.%I from %I', v_schema, v_change.name, v_change.role);
+        end if;
+        v_changes := v_changes + 1;
+    end loop;
+    return v_changes;
+end
+$$;
+
+comment on function _queue_align is
+    'Private: give a role, or each that has rights, EXECUTE on the functions that its rights need, and take it away from the others. What changes a function may lose grants, and what adds one makes it without. Gives the number of changes.';
+
+revoke all on function _queue_align from public;
+
+-- functions/_queue_allow.sql
+create or replace function _queue_allow(
+    queue text,
+    variadic privileges text[]
+)
+returns void
+language plpgsql
+volatile
+set search_path from current
+as $$
+declare
+    v_caller text := _queue_caller();
+begin
+    if _queue_may(queue, variadic privileges) then
+        return;
+    end if;
+    if 'grant' = any (privileges) then
+        raise exception using
+            errcode = 'insufficient_privilege',
+            message = format('role %I can''t give or take rights on queues', v_caller),
+            hint = format('Its owner can, role %I, and whoever has the rights of that role.', current_user);
+    end if;
+    raise exception using
+        errcode = 'insufficient_privilege',
+        message = format(
+            'role %I has no right to %s on %s',
+            v_caller,
+            privileges[1],
+            case when queue = '' then 'all queues' else format('queue %I', queue) end
+        ),
+        hint = format(
+            'Ask role %I for it: select %I.%s',
+            current_user,
+            current_schema(),
+            case
+                when queue = '' then format('queue_grant_all(%L, %L)', v_caller, privileges[1])
+                else format('queue_grant(%L, %L, %L)', queue, v_caller, privileges[1])
+            end
+        );
+end
+$$;
+
+comment on function _queue_allow is
+    'Private: raises 42501 unless the caller has one of these privileges on a queue (see _queue_may). Each function asks first of all, unless its owner calls: that is told apart without a call, so that the owner pays next to nothing. Those that are called most ask _queue_may themselves.';
+
+revoke all on function _queue_allow from public;
+
+-- functions/_queue_caller.sql
+create or replace function _queue_caller()
+returns text
+language sql
+stable
+-- As _queue_key. Inside our functions current_user is their owner. Who calls is the role that was set with
+-- SET ROLE (as gateways do that connect as one role for all), or else whoever connected.
+return coalesce(nullif(current_setting('role'), 'none'), session_user);
+
+comment on function _queue_caller is
+    'Private: the role that calls, in a function that runs with the rights of the owner.';
+
+revoke all on function _queue_caller from public;
 
 -- functions/_queue_channel.sql
 create or replace function _queue_channel(
@@ -229,7 +365,6 @@ create or replace function _queue_check_limits(
 returns void
 language plpgsql
 volatile
-security definer
 set search_path from current
 set enable_seqscan = off
 as $$
@@ -282,7 +417,6 @@ create or replace function _queue_claim(
 returns bigint[]
 language plpgsql
 volatile
-security definer
 set search_path from current
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
@@ -399,7 +533,6 @@ create or replace function _queue_count_attempt(
 returns boolean
 language plpgsql
 volatile
-security definer
 set search_path from current
 set enable_seqscan = off
 -- The next taker may have the job already, and keep its transaction open.
@@ -448,7 +581,6 @@ create or replace function _queue_due(
 returns timestamptz
 language plpgsql
 volatile
-security definer
 set search_path from current
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
@@ -515,7 +647,6 @@ create or replace function _queue_fail(
 returns boolean
 language plpgsql
 volatile
-security definer
 set search_path from current
 set enable_seqscan = off
 as $$
@@ -526,7 +657,7 @@ declare
     -- The end of a long one: a traceback says there what was raised.
     v_error text := right(coalesce(error, 'no reason was given'), 2000);
     -- For the eye: of a traceback the last line, which says what was raised.
-    v_reason text := (regexp_match(v_error, '([^\n]*)\s*$'))[1];
+    v_reason text := (regexp_match(v_error, E'([^\n]*)[[:space:]]*$'))[1];
     v_history jsonb;
     v_max_attempts integer;
     v_retry_in interval := retry_in;
@@ -607,7 +738,6 @@ create or replace function _queue_find(
 returns bigint
 language plpgsql
 volatile
-security definer
 set search_path from current
 set enable_seqscan = off
 as $$
@@ -640,7 +770,6 @@ create or replace function _queue_fold(
 returns integer
 language plpgsql
 volatile
-security definer
 set search_path from current
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
@@ -731,7 +860,6 @@ create or replace function _queue_follow(
 returns bigint[]
 language plpgsql
 volatile
-security definer
 set search_path from current
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
@@ -863,6 +991,124 @@ comment on function _queue_follow is
 
 revoke all on function _queue_follow from public;
 
+-- functions/_queue_functions.sql
+create or replace function _queue_functions()
+returns table (
+    name text,
+    privileges text[]
+)
+language sql
+stable
+rows 40
+set search_path from current
+as $$
+    values
+        ('queue_put', '{put}'::text[]),
+        ('queue_put_many', '{put}'),
+
+        ('queue_get', '{get}'),
+        ('queue_get_any', '{get}'),
+        ('queue_lease', '{get}'),
+        ('queue_lease_any', '{get}'),
+        ('queue_complete', '{get}'),
+        ('queue_complete_many', '{get}'),
+        ('queue_error', '{get}'),
+        ('queue_error_many', '{get}'),
+        ('queue_release', '{get}'),
+        ('queue_release_many', '{get}'),
+        ('queue_progress', '{get}'),
+        ('queue_progress_many', '{get}'),
+        ('queue_bury', '{get}'),
+        ('queue_channel', '{get}'),
+        ('queue_listen', '{get}'),
+        ('queue_unlisten', '{get}'),
+        -- With the receipt of a lease; without one it takes manage.
+        ('queue_update', '{get, manage}'),
+        ('queue_wait', '{get, observe, manage}'),
+
+        ('queue_list', '{observe, manage}'),
+        ('queue_count', '{observe, manage}'),
+        ('queue_stats', '{observe, manage}'),
+        ('queue_dead_list', '{observe, manage}'),
+        ('queue_settings', '{observe, manage}'),
+        -- Of all queues, and so is queue_maintain.
+        ('queue_health', '{observe, manage}'),
+
+        ('queue_create', '{manage}'),
+        ('queue_drop', '{manage}'),
+        ('queue_pause', '{manage}'),
+        ('queue_resume', '{manage}'),
+        ('queue_clear', '{manage}'),
+        ('queue_cancel', '{manage}'),
+        ('queue_redrive', '{manage}'),
+        ('queue_dead_delete', '{manage}'),
+        ('queue_maintain', '{manage}'),
+
+        ('queue_version', '{put, get, observe, manage}'),
+        ('queue_rights', '{put, get, observe, manage}')
+$$;
+
+comment on function _queue_functions is
+    'Private: the functions that can be granted, each with the privileges of which one suffices. The others are for the owner alone.';
+
+revoke all on function _queue_functions from public;
+
+-- functions/_queue_give.sql
+create or replace function _queue_give(
+    queue text,
+    role text,
+    privilege text
+)
+returns boolean
+language plpgsql
+volatile
+set search_path from current
+as $$
+#variable_conflict use_column
+declare
+    v_schema text := current_schema();
+    v_role regrole;
+    v_stranger record;
+    v_new boolean;
+begin
+    -- First, and with nothing before it or in it that a stranger's function could be taken for.
+    select s.problem, s.remedy into v_stranger from _queue_strangers('queue_right') s limit 1;
+    if found then
+        raise exception using
+            errcode = 'object_not_in_prerequisite_state',
+            message = 'no right on a queue would hold: ' || v_stranger.problem,
+            hint = 'Do this: ' || v_stranger.remedy || '; or install the queue into a schema of its own.';
+    end if;
+    v_role := _queue_role(role);
+    if privilege in ('put', 'get', 'observe', 'manage') is not true then
+        perform _queue_refuse_privilege(privilege);
+    end if;
+    if not has_schema_privilege(v_role, v_schema, 'usage') then
+        if not has_schema_privilege(v_schema, 'usage with grant option') then
+            raise exception using
+                errcode = 'insufficient_privilege',
+                message = format('role %I can''t let role %I use schema %I', current_user, _queue_give.role, v_schema),
+                hint = format('Ask its owner: grant usage on schema %I to %I', v_schema, _queue_give.role);
+        end if;
+        execute format('grant usage on schema %I to %I', v_schema, _queue_give.role);
+    end if;
+
+    -- One at a time: two at once that grant the same function are an error.
+    lock table queue_right in share row exclusive mode;
+    insert into queue_right (queue, role, privilege)
+    values (_queue_give.queue, v_role, _queue_give.privilege)
+    on conflict (queue, role, privilege) do nothing;
+    v_new := found;
+    perform _queue_align(v_role);
+    return v_new;
+end
+$$;
+
+comment on function _queue_give is
+    'Private: queue_grant, and queue_grant_all for the empty name.';
+
+revoke all on function _queue_give from public;
+
 -- functions/_queue_has_sets.sql
 create or replace function _queue_has_sets()
 returns boolean
@@ -893,12 +1139,40 @@ comment on function _queue_key is
 
 revoke all on function _queue_key from public;
 
+-- functions/_queue_may.sql
+create or replace function _queue_may(
+    queue text,
+    variadic privileges text[]
+)
+returns boolean
+language plpgsql
+volatile
+set search_path from current
+as $$
+begin
+    -- USAGE and not MEMBER: as everywhere in PostgreSQL, who does not inherit the rights of a group has them after
+    -- SET ROLE.
+    return exists (
+            select
+            from queue_right r
+            where r.queue in ('', _queue_may.queue)
+                and r.privilege = any (_queue_may.privileges)
+                and pg_has_role(_queue_caller(), r.role, 'usage')
+        )
+        or pg_has_role(_queue_caller(), current_user, 'usage');
+end
+$$;
+
+comment on function _queue_may is
+    'Private: whether the caller has one of these privileges on a queue, or, for the empty name, on all queues. The owner of the functions, who has them all, is current_user: called by others this says nothing.';
+
+revoke all on function _queue_may from public;
+
 -- functions/_queue_names.sql
 create or replace function _queue_names()
 returns setof text
 language plpgsql
 volatile
-security definer
 set search_path from current
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
@@ -936,7 +1210,6 @@ create or replace function _queue_next(
 returns integer
 language plpgsql
 volatile
-security definer
 set search_path from current
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
@@ -1036,7 +1309,6 @@ create or replace function _queue_pick(
 returns bigint[]
 language plpgsql
 volatile
-security definer
 set search_path from current
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
@@ -1131,7 +1403,6 @@ create or replace function _queue_promote(
 returns bigint[]
 language plpgsql
 volatile
-security definer
 set search_path from current
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
@@ -1270,7 +1541,6 @@ create or replace function _queue_refuse_count(
 returns void
 language plpgsql
 stable
-security definer
 set search_path from current
 as $$
 begin
@@ -1319,7 +1589,6 @@ create or replace function _queue_refuse_lease(
 returns void
 language plpgsql
 stable
-security definer
 set search_path from current
 as $$
 begin
@@ -1379,7 +1648,6 @@ create or replace function _queue_refuse_name(
 returns void
 language plpgsql
 stable
-security definer
 set search_path from current
 as $$
 begin
@@ -1399,6 +1667,31 @@ comment on function _queue_refuse_name is
 
 revoke all on function _queue_refuse_name from public;
 
+-- functions/_queue_refuse_privilege.sql
+create or replace function _queue_refuse_privilege(
+    privilege text
+)
+returns void
+language plpgsql
+stable
+set search_path from current
+as $$
+begin
+    raise exception using
+        errcode = 'invalid_parameter_value',
+        message = case
+            when privilege is null then 'the privilege is missing'
+            else format('there is no privilege %L', privilege)
+        end,
+        hint = 'The privileges are put, get, observe and manage.';
+end
+$$;
+
+comment on function _queue_refuse_privilege is
+    'Private: the error for a privilege that there is not (22023).';
+
+revoke all on function _queue_refuse_privilege from public;
+
 -- functions/_queue_refuse_sizes.sql
 create or replace function _queue_refuse_sizes(
     name text,
@@ -1408,7 +1701,6 @@ create or replace function _queue_refuse_sizes(
 returns void
 language plpgsql
 stable
-security definer
 set search_path from current
 as $$
 begin
@@ -1426,6 +1718,183 @@ comment on function _queue_refuse_sizes is
 
 revoke all on function _queue_refuse_sizes from public;
 
+-- functions/_queue_role.sql
+create or replace function _queue_role(
+    role text
+)
+returns regrole
+language plpgsql
+stable
+set search_path from current
+as $$
+declare
+    -- Not as regrole reads it, which would want quotes around the name.
+    v_role regrole := (select r.oid from pg_roles r where r.rolname = role);
+begin
+    if v_role is null then
+        raise exception using
+            errcode = 'undefined_object',
+            message = case
+                when role is null then 'the name of a role is missing'
+                else format('there is no role %I', role)
+            end,
+            hint = case
+                when role = 'public' then 'Make a role of which all are members, and give the right to that.'
+                else 'Give the name of a role as pg_roles has it, without quotes around it.'
+            end;
+    end if;
+    return v_role;
+end
+$$;
+
+comment on function _queue_role is
+    'Private: the role of this name; 42704 if there is none.';
+
+revoke all on function _queue_role from public;
+
+-- functions/_queue_strangers.sql
+create or replace function _queue_strangers(
+    relation regclass
+)
+returns table (
+    problem text,
+    remedy text
+)
+language plpgsql
+stable
+-- Not our schema: this must not itself meet what it looks for.
+set search_path to pg_catalog, pg_temp
+as $$
+declare
+    v_schema oid;
+    v_schema_owner oid;
+    v_owner oid;
+begin
+    select n.oid, n.nspowner, c.relowner
+    into v_schema, v_schema_owner, v_owner
+    from pg_class c
+    join pg_namespace n on n.oid = c.relnamespace
+    where c.oid = _queue_strangers.relation;
+
+    -- That pg_catalog comes first on our search_path is not enough: a function or operator whose arguments fit
+    -- better is taken wherever it is on the path, and would run as the owner. Trusted are the owner, superusers,
+    -- and the owner of the schema, who can put other functions in the place of ours.
+    return query
+    with trusted (role) as (
+        select r.oid
+        from pg_roles r
+        where pg_has_role(r.oid, v_owner, 'member') or pg_has_role(r.oid, v_schema_owner, 'member')
+    ), stranger (problem, remedy) as (
+        select
+            format('role %s can make functions and operators in schema %I', g.name, n.nspname),
+            format('revoke create on schema %I from %s', n.nspname, g.name)
+        from pg_namespace n
+        cross join aclexplode(n.nspacl) as a
+        cross join lateral (
+            select case when a.grantee = 0 then 'public' else quote_ident(pg_get_userbyid(a.grantee)) end
+        ) as g (name)
+        where n.oid = v_schema
+            and a.privilege_type = 'CREATE'
+            and (a.grantee = 0 or a.grantee not in (select t.role from trusted t))
+        union all
+        select
+            format('function %s belongs to role %I', p.oid::regprocedure, pg_get_userbyid(p.proowner)),
+            format('drop function %s', p.oid::regprocedure)
+        from pg_proc p
+        where p.pronamespace = v_schema
+            and p.proowner not in (select t.role from trusted t)
+            and (
+                starts_with(p.proname, 'queue_')
+                or starts_with(p.proname, '_queue_')
+                or p.proname in (select c.proname from pg_proc c where c.pronamespace = 'pg_catalog'::regnamespace)
+            )
+        union all
+        select
+            format('operator %s belongs to role %I', o.oid::regoperator, pg_get_userbyid(o.oprowner)),
+            format('drop operator %s', o.oid::regoperator)
+        from pg_operator o
+        where o.oprnamespace = v_schema and o.oprowner not in (select t.role from trusted t)
+    )
+    select s.problem, s.remedy from stranger s order by s.problem;
+end
+$$;
+
+comment on function _queue_strangers is
+    'Private: who may make, or has made, functions or operators in the queue''s schema that the queue''s functions could take for PostgreSQL''s own, and run with the rights of their owner.';
+
+revoke all on function _queue_strangers from public;
+
+-- functions/_queue_take.sql
+create or replace function _queue_take(
+    queue text,
+    role text,
+    privilege text
+)
+returns boolean
+language plpgsql
+volatile
+set search_path from current
+as $$
+#variable_conflict use_column
+declare
+    v_role regrole := _queue_role(role);
+    v_taken boolean;
+    v_left record;
+begin
+    if privilege not in ('put', 'get', 'observe', 'manage') then
+        perform _queue_refuse_privilege(privilege);
+    end if;
+
+    -- As in _queue_give.
+    lock table queue_right in share row exclusive mode;
+    delete from queue_right r
+    where (r.queue = _queue_take.queue or _queue_take.queue is null)
+        and r.role = v_role
+        and (r.privilege = _queue_take.privilege or _queue_take.privilege is null);
+    v_taken := found;
+    perform _queue_align(v_role);
+
+    if pg_has_role(v_role, current_user, 'usage') then
+        raise warning using
+            message = format('role %I still has all rights on all queues', _queue_take.role),
+            hint = format('It is a superuser, or has the rights of role %I, the owner.', current_user);
+        return v_taken;
+    end if;
+    for v_left in
+        select
+            r.privilege,
+            case when r.queue = '' then 'all queues' else format('queue %I', r.queue) end as queues,
+            pg_get_userbyid(r.role) as holder,
+            case
+                when r.queue = '' then format('queue_revoke_all(%L, %L)', pg_get_userbyid(r.role), r.privilege)
+                else format('queue_revoke(%L, %L, %L)', r.queue, pg_get_userbyid(r.role), r.privilege)
+            end as remedy
+        from queue_right r
+        where (r.queue in ('', _queue_take.queue) or _queue_take.queue is null)
+            and (
+                r.privilege = _queue_take.privilege
+                or _queue_take.privilege is null
+                or _queue_take.privilege = 'observe' and r.privilege = 'manage'
+            )
+            and pg_has_role(v_role, r.role, 'usage')
+        order by r.queue, r.role, r.privilege
+    loop
+        raise warning using
+            message = format(
+                'role %I still may: role %I has the right to %s on %s',
+                _queue_take.role, v_left.holder, v_left.privilege, v_left.queues
+            ),
+            hint = format('To end that: select %I.%s', current_schema(), v_left.remedy);
+    end loop;
+    return v_taken;
+end
+$$;
+
+comment on function _queue_take is
+    'Private: queue_revoke, and queue_revoke_all for null, which is everywhere.';
+
+revoke all on function _queue_take from public;
+
 -- functions/_queue_time.sql
 create or replace function _queue_time(
     name text,
@@ -1436,7 +1905,6 @@ create or replace function _queue_time(
 returns timestamptz
 language plpgsql
 stable
-security definer
 set search_path from current
 as $$
 begin
@@ -1483,7 +1951,6 @@ create or replace function _queue_wake(
 returns void
 language plpgsql
 volatile
-security definer
 set search_path from current
 as $$
 begin
@@ -1527,6 +1994,9 @@ as $$
 begin
     if octet_length(queue_bury.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_bury.queue);
+    end if;
+    if session_user <> current_user or current_setting('role') <> 'none' then
+        perform _queue_allow(queue_bury.queue, 'get');
     end if;
     -- What is dead may be put back into the queue, where the same holds.
     if octet_length(queue_bury.dedupe_key) > 1024 then
@@ -1592,6 +2062,9 @@ begin
     if octet_length(queue_cancel.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_cancel.queue);
     end if;
+    if session_user <> current_user or current_setting('role') <> 'none' then
+        perform _queue_allow(queue_cancel.queue, 'manage');
+    end if;
     perform
     from queue_job j
     where j.queue = queue_cancel.queue and j.id = queue_cancel.id
@@ -1626,13 +2099,16 @@ create or replace function queue_channel(
 )
 returns text
 language plpgsql
-stable
+volatile
 security definer
 set search_path from current
 as $$
 begin
     if octet_length(queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue);
+    end if;
+    if session_user <> current_user or current_setting('role') <> 'none' then
+        perform _queue_allow(queue, 'get');
     end if;
     return _queue_channel(queue);
 end
@@ -1678,6 +2154,9 @@ declare
 begin
     if octet_length(queue_clear.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_clear.queue);
+    end if;
+    if session_user <> current_user or current_setting('role') <> 'none' then
+        perform _queue_allow(queue_clear.queue, 'manage');
     end if;
     -- In steps along the primary key: a join of all that is locked with all that is there
     -- can get a plan that takes the square of their number.
@@ -1741,8 +2220,17 @@ as $$
 declare
     v_now timestamptz := clock_timestamp();
 begin
-    if octet_length(queue_complete.queue) between 1 and 255 is not true then
-        perform _queue_refuse_name(queue_complete.queue);
+    if (
+        octet_length(queue_complete.queue) between 1 and 255
+        and (
+            session_user = current_user and current_setting('role') = 'none'
+            or _queue_may(queue_complete.queue, 'get')
+        )
+    ) is not true then
+        if octet_length(queue_complete.queue) between 1 and 255 is not true then
+            perform _queue_refuse_name(queue_complete.queue);
+        end if;
+        perform _queue_allow(queue_complete.queue, 'get');
     end if;
     delete from queue_job j
     where j.queue = queue_complete.queue
@@ -1812,6 +2300,9 @@ declare
 begin
     if octet_length(queue_complete_many.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_complete_many.queue);
+    end if;
+    if session_user <> current_user or current_setting('role') <> 'none' then
+        perform _queue_allow(queue_complete_many.queue, 'get');
     end if;
     if cardinality(ids) <> cardinality(receipts) is not false then
         perform _queue_refuse_sizes('receipts', cardinality(receipts), cardinality(ids));
@@ -1900,6 +2391,9 @@ begin
     if octet_length(queue_count.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_count.queue);
     end if;
+    if session_user <> current_user or current_setting('role') <> 'none' then
+        perform _queue_allow(queue_count.queue, 'observe', 'manage');
+    end if;
     if queue_count.scheduled then
         return (select count(*) from queue_job j where j.queue = queue_count.queue);
     end if;
@@ -1958,6 +2452,9 @@ declare
 begin
     if octet_length(queue_create.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_create.queue);
+    end if;
+    if session_user <> current_user or current_setting('role') <> 'none' then
+        perform _queue_allow(queue_create.queue, 'manage');
     end if;
     v_wrong := case
         when max_attempts < 1 then 'max_attempts'
@@ -2066,6 +2563,9 @@ begin
     if octet_length(queue_dead_delete.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_dead_delete.queue);
     end if;
+    if session_user <> current_user or current_setting('role') <> 'none' then
+        perform _queue_allow(queue_dead_delete.queue, 'manage');
+    end if;
     if queue_dead_delete.count < 1 then
         perform _queue_refuse_count(queue_dead_delete.count);
     end if;
@@ -2151,6 +2651,9 @@ begin
     if octet_length(queue_dead_list.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_dead_list.queue);
     end if;
+    if session_user <> current_user or current_setting('role') <> 'none' then
+        perform _queue_allow(queue_dead_list.queue, 'observe', 'manage');
+    end if;
     if queue_dead_list.count < 1 then
         perform _queue_refuse_count(queue_dead_list.count);
     end if;
@@ -2210,6 +2713,9 @@ declare
 begin
     if octet_length(queue_drop.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_drop.queue);
+    end if;
+    if session_user <> current_user or current_setting('role') <> 'none' then
+        perform _queue_allow(queue_drop.queue, 'manage');
     end if;
     -- All rows in one order, so that two calls wait for each other. The totals twice: first, while
     -- nothing else is locked, to wait for a transaction that is folding them; at the end for what
@@ -2291,6 +2797,9 @@ begin
     if octet_length(queue_error.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_error.queue);
     end if;
+    if session_user <> current_user or current_setting('role') <> 'none' then
+        perform _queue_allow(queue_error.queue, 'get');
+    end if;
     if queue_error.retry_in is not null then
         perform _queue_time('retry', null, queue_error.retry_in, v_now);
     end if;
@@ -2368,6 +2877,9 @@ declare
 begin
     if octet_length(queue_error_many.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_error_many.queue);
+    end if;
+    if session_user <> current_user or current_setting('role') <> 'none' then
+        perform _queue_allow(queue_error_many.queue, 'get');
     end if;
     if cardinality(ids) <> cardinality(receipts) is not false then
         perform _queue_refuse_sizes('receipts', cardinality(receipts), cardinality(ids));
@@ -2462,11 +2974,18 @@ declare
     v_ids bigint[];
     v_id bigint;
 begin
-    if (octet_length(queue_get.queue) between 1 and 255 and queue_get.count between 1 and 100000) is not true then
+    if (
+        octet_length(queue_get.queue) between 1 and 255
+        and queue_get.count between 1 and 100000
+        and (session_user = current_user and current_setting('role') = 'none' or _queue_may(queue_get.queue, 'get'))
+    ) is not true then
         if octet_length(queue_get.queue) between 1 and 255 is not true then
             perform _queue_refuse_name(queue_get.queue);
         end if;
-        perform _queue_refuse_count(queue_get.count);
+        if queue_get.count between 1 and 100000 is not true then
+            perform _queue_refuse_count(queue_get.count);
+        end if;
+        perform _queue_allow(queue_get.queue, 'get');
     end if;
 
     if coalesce(current_setting('pgq_py.has_head', true), '') = '' then
@@ -2708,6 +3227,12 @@ begin
     if queue_get_any.count between 1 and 100000 is not true then
         perform _queue_refuse_count(queue_get_any.count);
     end if;
+    if session_user <> current_user or current_setting('role') <> 'none' then
+        -- All of them before any is looked at: whether there are jobs in it is told by no queue without the right.
+        perform _queue_allow(q.name, 'get')
+        from unnest(queues) as q (name)
+        where octet_length(q.name) between 1 and 255;
+    end if;
     while v_place <= cardinality(v_queues) loop
         return query
         select
@@ -2747,6 +3272,89 @@ Errors: those of `queue_get`.
 $$;
 
 revoke all on function queue_get_any from public;
+
+-- functions/queue_grant.sql
+create or replace function queue_grant(
+    queue text,
+    role text,
+    privilege text
+)
+returns boolean
+language plpgsql
+volatile
+security definer
+set search_path from current
+as $$
+begin
+    if octet_length(queue_grant.queue) between 1 and 255 is not true then
+        perform _queue_refuse_name(queue_grant.queue);
+    end if;
+    if session_user <> current_user or current_setting('role') <> 'none' then
+        perform _queue_allow(queue_grant.queue, 'grant');
+    end if;
+    return _queue_give(queue_grant.queue, queue_grant.role, queue_grant.privilege);
+end
+$$;
+
+comment on function queue_grant is $$
+Give a role a right on one queue. The owner of the functions has all rights; all others have none
+but what they are given here. The role also gets EXECUTE on the functions that it needs, and
+USAGE on the schema.
+
+**queue**: name of the queue, which need not be there. A right is on the name: `queue_drop`
+leaves it.
+**role**: name of the role, as it is: `'Web Role'`, without quotes of its own. A member of the
+role has the right, too, unless it does not inherit.
+**privilege**: one of
+`put`: put jobs, nothing else;
+`get`: take jobs, and complete, fail, release or bury them; be notified;
+`observe`: list, count, and see statistics, settings and the dead;
+`manage`: all that `observe` may, and create, drop, pause, resume, clear, cancel, update, redrive.
+
+Returns true if the role did not have this right itself.
+
+Errors: 22023 for a bad name or privilege; 42704 for a role that there is not; 42501 if the caller
+is not the owner, or the owner may not give USAGE on the schema; 55000 while others can make
+functions in the schema, which could be run with the owner's rights.
+
+    select queue_grant('apples', 'web', 'put');
+$$;
+
+revoke all on function queue_grant from public;
+
+-- functions/queue_grant_all.sql
+create or replace function queue_grant_all(
+    role text,
+    privilege text
+)
+returns boolean
+language plpgsql
+volatile
+security definer
+set search_path from current
+as $$
+begin
+    if session_user <> current_user or current_setting('role') <> 'none' then
+        perform _queue_allow('', 'grant');
+    end if;
+    return _queue_give('', queue_grant_all.role, queue_grant_all.privilege);
+end
+$$;
+
+comment on function queue_grant_all is $$
+Give a role a right on all queues, those that are not there yet among them. `queue_health` needs
+`observe` on all queues, `queue_maintain` needs `manage` on all.
+
+**role**, **privilege**: as in `queue_grant`.
+
+Returns true if the role did not have this right itself.
+
+Errors: those of `queue_grant`.
+
+    select queue_grant_all('monitoring', 'observe');
+$$;
+
+revoke all on function queue_grant_all from public;
 
 -- functions/queue_health.sql
 create or replace function queue_health(
@@ -2793,6 +3401,9 @@ declare
     v_due bigint;
     v_due_since timestamptz;
 begin
+    if session_user <> current_user or current_setting('role') <> 'none' then
+        perform _queue_allow('', 'observe', 'manage');
+    end if;
     -- What holds vacuum back. A session does so in its own database only, as a prepared
     -- transaction; a slot or a standby in all of them. The true measure is how many
     -- transactions have begun since: none, and there is nothing to remove that it could hold.
@@ -3186,6 +3797,15 @@ begin
 
     return query
     select
+        'schema open to others',
+        case when exists (select from queue_right) then 'critical' else 'warning' end,
+        format('schema %I', v_schema),
+        format('%s: those could be run with the rights of role %I, the owner of the queue', s.problem, current_user),
+        s.remedy
+    from _queue_strangers('queue_right') s;
+
+    return query
+    select
         'limited view',
         'warning'::text,
         format('role %s', current_user),
@@ -3225,6 +3845,8 @@ being taken at this moment don't count. `paused with jobs`: they wait, and the q
 `autovacuum off`: on the server, or for a table of the queue.
 `crash may lose jobs`: fsync, full_page_writes or synchronous_commit is off in this session.
 `wraparound near`: above 1,000,000,000 transactions without a freezing vacuum.
+`schema open to others`: others can make functions or operators in the queue's schema, or have
+made some, that could be run with the rights of the queue's owner.
 `limited view`: the owner of the queue may not see other sessions.
 
     select * from queue_health() order by severity;
@@ -3283,16 +3905,19 @@ declare
     v_ids bigint[];
     v_id bigint;
 begin
-    if
-        (octet_length(queue_lease.queue) between 1 and 255 and queue_lease.count between 1 and 100000) is not true
-        or octet_length(queue_lease.consumer) > 255
-    then
+    if (
+        octet_length(queue_lease.queue) between 1 and 255
+        and queue_lease.count between 1 and 100000
+        and (queue_lease.consumer is null or octet_length(queue_lease.consumer) <= 255)
+        and (session_user = current_user and current_setting('role') = 'none' or _queue_may(queue_lease.queue, 'get'))
+    ) is not true then
         if octet_length(queue_lease.queue) between 1 and 255 is not true then
             perform _queue_refuse_name(queue_lease.queue);
         end if;
         if queue_lease.count between 1 and 100000 is not true then
             perform _queue_refuse_count(queue_lease.count);
         end if;
+        perform _queue_allow(queue_lease.queue, 'get');
         perform _queue_refuse_length('consumer', octet_length(queue_lease.consumer), 255);
     end if;
     if queue_lease.lease is not null then
@@ -3570,6 +4195,12 @@ begin
     if queue_lease_any.count between 1 and 100000 is not true then
         perform _queue_refuse_count(queue_lease_any.count);
     end if;
+    if session_user <> current_user or current_setting('role') <> 'none' then
+        -- All of them before any is looked at: whether there are jobs in it is told by no queue without the right.
+        perform _queue_allow(q.name, 'get')
+        from unnest(queues) as q (name)
+        where octet_length(q.name) between 1 and 255;
+    end if;
     while v_place <= cardinality(v_queues) loop
         return query
         select
@@ -3651,6 +4282,9 @@ declare
 begin
     if octet_length(queue_list.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_list.queue);
+    end if;
+    if session_user <> current_user or current_setting('role') <> 'none' then
+        perform _queue_allow(queue_list.queue, 'observe', 'manage');
     end if;
     if queue_list.count < 1 then
         perform _queue_refuse_count(queue_list.count);
@@ -3744,7 +4378,7 @@ declare
     -- Channels, each with the lock that is held for it and how often, and those that may still miss a notification.
     v_listening text := coalesce(current_setting('pgq_py.listening', true), '');
     v_unsettled text := coalesce(current_setting('pgq_py.unsettled', true), '');
-    v_held text[] := regexp_match(v_listening, v_channel || ':([a-z]+)(\d+)');
+    v_held text[] := regexp_match(v_listening, v_channel || ':([a-z]+)([0-9]+)');
     v_lock text := nullif(v_held[1], 'none');
     v_count integer := case when v_lock is null then 1 else v_held[2]::integer + 1 end;
 begin
@@ -3766,8 +4400,8 @@ begin
         end if;
         perform pg_sleep(0.001);
     end loop;
-    v_listening := regexp_replace(v_listening, ' ?' || v_channel || ':\w+', '');
-    v_unsettled := regexp_replace(v_unsettled, ' ?' || v_channel || ':\d*', '');
+    v_listening := regexp_replace(v_listening, ' ?' || v_channel || ':[a-z0-9]+', '');
+    v_unsettled := regexp_replace(v_unsettled, ' ?' || v_channel || ':[0-9]*', '');
     perform set_config('pgq_py.listening', format('%s %s:%s%s', v_listening, v_channel, v_lock, v_count), false);
     perform set_config('pgq_py.unsettled', format('%s %s:', v_unsettled, v_channel), false);
     return v_channel;
@@ -3820,8 +4454,12 @@ declare
     v_delete bigint := 0;
     v_fold bigint := 0;
     v_correct bigint := 0;
+    v_forget bigint := 0;
     v_promote bigint := 0;
 begin
+    if session_user <> current_user or current_setting('role') <> 'none' then
+        perform _queue_allow('', 'manage');
+    end if;
     -- Each part passes over what others hold. What goes wrong with one queue is reported, and
     -- does not keep the others waiting.
     foreach v_queue in array v_queues loop
@@ -3880,6 +4518,19 @@ begin
                         using errcode = sqlstate;
             end;
         end loop;
+
+        if exists (select from queue_right) then
+            begin
+                delete from queue_right r where not exists (select from pg_roles a where a.oid = r.role);
+                get diagnostics v_forget = row_count;
+                -- An update of the extension or a restored dump may have left out EXECUTE.
+                perform _queue_align();
+            exception
+                when others then
+                    raise warning 'queue_maintain: rights: %', sqlerrm
+                        using errcode = sqlstate;
+            end;
+        end if;
     end if;
 
     -- Last, because they stay locked until the end.
@@ -3903,6 +4554,7 @@ begin
         ('delete dead jobs', v_delete),
         ('fold totals', v_fold),
         ('correct totals', v_correct),
+        ('forget rights', v_forget),
         ('promote due jobs', v_promote);
 end
 $$;
@@ -3919,6 +4571,8 @@ Returns one row for each task, with what was **done**: `delete dead jobs`, older
 the queue's `keep_dead_for`, 10,000 at most; `fold totals`, rows of queue_tally that were
 added to queue_total, 10,000 of a queue at most; `correct totals`, queues of up to 1,000 jobs
 and dead jobs whose totals did not fit them, because somebody wrote to the tables by hand;
+`forget rights`, those of roles that were dropped (and EXECUTE is put right for those that have
+rights, should a restored dump or an update of the extension have lost it);
 `promote due jobs`, jobs that have come due and leases that ran out, 1,000 of a queue at most,
 whose queues are notified.
 
@@ -3944,6 +4598,9 @@ as $$
 begin
     if octet_length(queue_pause.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_pause.queue);
+    end if;
+    if session_user <> current_user or current_setting('role') <> 'none' then
+        perform _queue_allow(queue_pause.queue, 'manage');
     end if;
     insert into queue_setting as s (queue, paused) values (queue_pause.queue, true)
     on conflict (queue) do update set paused = true where not s.paused;
@@ -3991,6 +4648,9 @@ declare
 begin
     if octet_length(queue_progress.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_progress.queue);
+    end if;
+    if session_user <> current_user or current_setting('role') <> 'none' then
+        perform _queue_allow(queue_progress.queue, 'get');
     end if;
     if not queue_progress.lease between interval '1 microsecond' and interval '10 years' then
         perform _queue_refuse_lease(queue_progress.lease);
@@ -4077,6 +4737,9 @@ begin
     if octet_length(queue_progress_many.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_progress_many.queue);
     end if;
+    if session_user <> current_user or current_setting('role') <> 'none' then
+        perform _queue_allow(queue_progress_many.queue, 'get');
+    end if;
     if cardinality(ids) <> cardinality(receipts) is not false then
         perform _queue_refuse_sizes('receipts', cardinality(receipts), cardinality(ids));
     end if;
@@ -4147,6 +4810,7 @@ begin
     -- to set up an expression costs more than to evaluate it.
     if
         octet_length(queue_put.queue) between 1 and 255
+        and (session_user = current_user and current_setting('role') = 'none' or _queue_may(queue_put.queue, 'put'))
         and (queue_put.data is not null) <> (queue_put.data_text is not null or queue_put.data_bytes is not null)
         and (queue_put.data_text is null or queue_put.data_bytes is null)
         and queue_put.dedupe_key is null
@@ -4314,6 +4978,9 @@ declare
 begin
     if octet_length(queue_put_many.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_put_many.queue);
+    end if;
+    if session_user <> current_user or current_setting('role') <> 'none' then
+        perform _queue_allow(queue_put_many.queue, 'put');
     end if;
     if num_nonnulls(queue_put_many.data, queue_put_many.data_text, queue_put_many.data_bytes) > 1 then
         raise exception using
@@ -4522,6 +5189,9 @@ begin
     if octet_length(queue_redrive.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_redrive.queue);
     end if;
+    if session_user <> current_user or current_setting('role') <> 'none' then
+        perform _queue_allow(queue_redrive.queue, 'manage');
+    end if;
     if queue_redrive.count < 1 then
         perform _queue_refuse_count(queue_redrive.count);
     end if;
@@ -4612,6 +5282,9 @@ begin
     if octet_length(queue_release.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_release.queue);
     end if;
+    if session_user <> current_user or current_setting('role') <> 'none' then
+        perform _queue_allow(queue_release.queue, 'get');
+    end if;
     update queue_job j
     set ready_at = null, lease_until = null, receipt = null, consumer = null, attempts = j.attempts - 1
     where j.queue = queue_release.queue
@@ -4665,6 +5338,9 @@ begin
     if octet_length(queue_release_many.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_release_many.queue);
     end if;
+    if session_user <> current_user or current_setting('role') <> 'none' then
+        perform _queue_allow(queue_release_many.queue, 'get');
+    end if;
     if cardinality(ids) <> cardinality(receipts) is not false then
         perform _queue_refuse_sizes('receipts', cardinality(receipts), cardinality(ids));
     end if;
@@ -4715,6 +5391,9 @@ begin
     if octet_length(queue_resume.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_resume.queue);
     end if;
+    if session_user <> current_user or current_setting('role') <> 'none' then
+        perform _queue_allow(queue_resume.queue, 'manage');
+    end if;
     update queue_setting s set paused = false where s.queue = queue_resume.queue and s.paused;
     if not found then
         return false;
@@ -4737,6 +5416,122 @@ Errors: 22023 for a bad name.
 $$;
 
 revoke all on function queue_resume from public;
+
+-- functions/queue_revoke.sql
+create or replace function queue_revoke(
+    queue text,
+    role text,
+    privilege text default null
+)
+returns boolean
+language plpgsql
+volatile
+security definer
+set search_path from current
+as $$
+begin
+    if octet_length(queue_revoke.queue) between 1 and 255 is not true then
+        perform _queue_refuse_name(queue_revoke.queue);
+    end if;
+    if session_user <> current_user or current_setting('role') <> 'none' then
+        perform _queue_allow(queue_revoke.queue, 'grant');
+    end if;
+    return _queue_take(queue_revoke.queue, queue_revoke.role, queue_revoke.privilege);
+end
+$$;
+
+comment on function queue_revoke is $$
+Take a right on one queue from a role. A right on all queues stays, and what the role may as a
+member of another: then a warning says so.
+
+**queue**, **role**: as in `queue_grant`.
+**privilege**: as there; by default all that the role was given on this queue.
+
+With its last right the role loses EXECUTE, too. USAGE on the schema stays: who gave it can't be
+told. It holds for calls that begin after the caller's transaction has committed; a transaction
+above READ COMMITTED goes on with the rights that there were when it began.
+
+Returns true if there was a right to take.
+
+Errors: 22023 for a bad name or privilege; 42704 for a role that there is not; 42501 if the caller
+is not the owner.
+
+    select queue_revoke('apples', 'web', 'put');
+$$;
+
+revoke all on function queue_revoke from public;
+
+-- functions/queue_revoke_all.sql
+create or replace function queue_revoke_all(
+    role text,
+    privilege text default null
+)
+returns boolean
+language plpgsql
+volatile
+security definer
+set search_path from current
+as $$
+begin
+    if session_user <> current_user or current_setting('role') <> 'none' then
+        perform _queue_allow('', 'grant');
+    end if;
+    return _queue_take(null, queue_revoke_all.role, queue_revoke_all.privilege);
+end
+$$;
+
+comment on function queue_revoke_all is $$
+Take from a role what it was given: on all queues, and on each. Needed before the role can be
+dropped.
+
+**role**: as in `queue_grant`.
+**privilege**: as there; by default all of them.
+
+Returns true if there was a right to take.
+
+Errors: those of `queue_revoke`.
+
+    select queue_revoke_all('web');
+$$;
+
+revoke all on function queue_revoke_all from public;
+
+-- functions/queue_rights.sql
+create or replace function queue_rights()
+returns table (
+    queue text,
+    role text,
+    privilege text,
+    granted_at timestamptz
+)
+language plpgsql
+volatile
+security definer
+set search_path from current
+as $$
+#variable_conflict use_column
+declare
+    v_sees_all boolean := pg_has_role(_queue_caller(), current_user, 'usage');
+begin
+    return query
+    select nullif(r.queue, ''), pg_get_userbyid(r.role)::text, r.privilege, r.granted_at
+    from queue_right r
+    where v_sees_all or pg_has_role(_queue_caller(), r.role, 'usage')
+    order by r.queue, 2, r.privilege;
+end
+$$;
+
+comment on function queue_rights is $$
+The rights that were given: all of them to the owner, to others what they have themselves or as
+members of a role.
+
+Returns one row for each right: **queue**, null for all queues; **role**; **privilege**, as in
+`queue_grant`; and **granted_at**, since when.
+
+    select * from queue_rights() where queue = 'apples' or queue is null;
+$$;
+
+revoke all on function queue_rights from public;
 
 -- functions/queue_settings.sql
 create or replace function queue_settings(
@@ -4761,6 +5556,9 @@ as $$
 begin
     if octet_length(queue_settings.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_settings.queue);
+    end if;
+    if session_user <> current_user or current_setting('role') <> 'none' then
+        perform _queue_allow(queue_settings.queue, 'observe', 'manage');
     end if;
     return query
     select
@@ -4823,6 +5621,7 @@ as $$
 #variable_conflict use_column
 declare
     v_now timestamptz := clock_timestamp();
+    v_is_limited boolean := session_user <> current_user or current_setting('role') <> 'none';
     v_queue text;
     v_see record;
     v_jobs bigint;
@@ -4835,10 +5634,15 @@ begin
     if octet_length(queue_stats.queue) not between 1 and 255 then
         perform _queue_refuse_name(queue_stats.queue);
     end if;
+    if v_is_limited and queue_stats.queue is not null then
+        perform _queue_allow(queue_stats.queue, 'observe', 'manage');
+    end if;
     for v_queue in
         select queue_stats.queue where queue_stats.queue is not null
         union all
-        select n.name from _queue_names() as n (name) where queue_stats.queue is null
+        select n.name
+        from _queue_names() as n (name)
+        where queue_stats.queue is null and (not v_is_limited or _queue_may(n.name, 'observe', 'manage'))
     loop
         -- One statement, and so one snapshot: what is counted here and what was counted by
         -- those who put and took agree. Of each kind 1,000 are looked at, and one more that
@@ -5017,7 +5821,7 @@ What is in a queue, or in all of them, and what has gone through. The time does 
 the number of jobs.
 
 **queue**: name of the queue; by default all queues that have jobs, dead jobs, settings or
-totals, sorted by name.
+totals, and that the caller may observe, sorted by name.
 
 Returns one row for each queue.
 
@@ -5079,7 +5883,7 @@ begin
         perform pg_advisory_unlock_shared(v_key), set_config('pgq_py.listening', '', false);
         return;
     end if;
-    v_held := regexp_match(v_listening, v_channel || ':([a-z]+)(\d+)');
+    v_held := regexp_match(v_listening, v_channel || ':([a-z]+)([0-9]+)');
     if v_held[1] = 'one' then
         for v_n in 1 .. v_held[2]::integer loop
             exit when not pg_advisory_unlock_shared(v_key);
@@ -5110,10 +5914,10 @@ begin
             end if;
         end loop;
     end if;
-    perform set_config('pgq_py.listening', regexp_replace(v_listening, ' ?' || v_channel || ':\w+', ''), false);
+    perform set_config('pgq_py.listening', regexp_replace(v_listening, ' ?' || v_channel || ':[a-z0-9]+', ''), false);
     perform set_config(
         'pgq_py.unsettled',
-        regexp_replace(v_unsettled, ' ?' || v_channel || ':\d*', ''),
+        regexp_replace(v_unsettled, ' ?' || v_channel || ':[0-9]*', ''),
         false
     );
 end
@@ -5154,6 +5958,13 @@ declare
 begin
     if octet_length(queue_update.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_update.queue);
+    end if;
+    if session_user <> current_user or current_setting('role') <> 'none' then
+        if queue_update.receipt is null then
+            perform _queue_allow(queue_update.queue, 'manage');
+        else
+            perform _queue_allow(queue_update.queue, 'get', 'manage');
+        end if;
     end if;
     if num_nonnulls(queue_update.data, queue_update.data_text, queue_update.data_bytes) > 1 then
         raise exception using
@@ -5274,14 +6085,17 @@ begin
     if octet_length(queue_wait.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_wait.queue);
     end if;
+    if session_user <> current_user or current_setting('role') <> 'none' then
+        perform _queue_allow(queue_wait.queue, 'get', 'observe', 'manage');
+    end if;
     -- Who put before this session began to listen, and has not committed, may not notify. None of them is left
     -- if nobody has the lock; or, where others have it all the time, if all transactions have ended that had a
     -- number when this session first looked. Those who look for sleepers have one, since they wrote before.
     if v_unsettled <> '' then
-        v_before := regexp_match(v_unsettled, queue_channel(queue) || ':(\d*)');
+        v_before := regexp_match(v_unsettled, _queue_channel(queue) || ':([0-9]*)');
         if v_before is null then
             null;
-        elsif position(queue_channel(queue) || ':none' in current_setting('pgq_py.listening')) = 0
+        elsif position(_queue_channel(queue) || ':none' in current_setting('pgq_py.listening')) = 0
             and (
                 pg_try_advisory_lock(_queue_class(), (hashtextextended(queue, 0) & 63)::integer)
                     and pg_advisory_unlock(_queue_class(), (hashtextextended(queue, 0) & 63)::integer)
@@ -5290,7 +6104,7 @@ begin
         then
             perform set_config(
                 'pgq_py.unsettled',
-                regexp_replace(v_unsettled, ' ?' || queue_channel(queue) || ':\d*', ''),
+                regexp_replace(v_unsettled, ' ?' || _queue_channel(queue) || ':[0-9]*', ''),
                 false
             );
         else
@@ -5298,7 +6112,7 @@ begin
             if v_before[1] = '' then
                 perform set_config(
                     'pgq_py.unsettled',
-                    regexp_replace(v_unsettled, queue_channel(queue) || ':', '\&' || pg_current_xact_id()),
+                    regexp_replace(v_unsettled, _queue_channel(queue) || ':', E'\\&' || pg_current_xact_id()),
                     false
                 );
             end if;

@@ -11,9 +11,9 @@ from psycopg.conninfo import make_conninfo
 
 from .._compat import async_call
 from .._version import SCHEMA_VERSION
-from ..calls import Call, Calls, Finding, Stats
+from ..calls import Call, Calls, Finding, Right, Stats
 from ..codecs import Serializer
-from ..errors import Closed, VersionMismatch
+from ..errors import Closed, NotAllowed, VersionMismatch
 from ..hosts import find_async_host
 from ..signatures import Keys, Secret
 from ..times import Duration
@@ -130,6 +130,21 @@ class AsyncPQ:
         """What is in each queue that has jobs, dead jobs or settings."""
         return await self.run(self.calls.stats(None))
 
+    async def grant(self, role: str, privilege: str) -> bool:
+        """Give a role a right on all queues: to "put", "get", "observe" or "manage"; True if it is new.
+
+        For one queue: `pq["apples"].grant(...)`.
+        """
+        return await self.run(self.calls.grant(None, role, privilege))
+
+    async def revoke(self, role: str, privilege: str | None = None) -> bool:
+        """Take a right from a role, or all of them: on all queues, and on each; True if it had any."""
+        return await self.run(self.calls.revoke(None, role, privilege))
+
+    async def rights(self) -> list[Right]:
+        """The rights that were given: everybody's for the owner of the queue's functions, else one's own."""
+        return await self.run(self.calls.rights(None))
+
     async def health(self, older_than: Duration = "1m") -> list[Finding]:
         """What hurts the queues here, each with the remedy in words; nothing if all is well.
 
@@ -196,7 +211,7 @@ class AsyncPQ:
         joined = self._joined()
         if joined is not None:
             return await joined.run(call)
-        session = await self.acquire()
+        session = await self.acquire(call)
         try:
             return await session.run(call)
         finally:
@@ -210,13 +225,13 @@ class AsyncPQ:
         transaction = innermost(self)
         return None if transaction is None else transaction.session
 
-    async def acquire(self) -> AsyncSession:
-        """A session of our own, its schema checked the first time."""
+    async def acquire(self, wanted: Call[Any] | None = None) -> AsyncSession:
+        """A session of our own, its schema checked the first time; for this call, if it is for one."""
         self.check_open()
         session = await self._source.acquire()
         if not self._checked:
             try:
-                await self._check_version(session)
+                await self._check_version(session, wanted)
             except BaseException:  # Control-C or a cancellation, too: nobody else would give it back
                 await self._source.release(session)
                 raise
@@ -226,13 +241,20 @@ class AsyncPQ:
         """Give a session back."""
         await self._source.release(session)
 
-    async def _check_version(self, session: AsyncSession) -> None:
+    async def _check_version(self, session: AsyncSession, wanted: Call[Any] | None) -> None:
         """Once for each PQ: the schema and the package must fit.
 
         Raises:
             NotInstalled, VersionMismatch: with the command to run.
         """
-        installed = await session.run(self.calls.version())
+        try:
+            installed = await session.run(self.calls.version(wanted))
+        except NotAllowed:
+            # The role has no right at all. What it wants will be refused by name, unless this was the last
+            # that its transaction did.
+            if not await session.is_own():
+                raise
+            return
         if installed < SCHEMA_VERSION:
             raise VersionMismatch(
                 f"the schema {self.schema!r} is at version {installed}, and this pgq_py needs {SCHEMA_VERSION}: "

@@ -152,6 +152,7 @@ class AsyncSession:
                     lost=conn.closed,
                     committing=is_own and conn.closed,
                     dedupe_key=call.dedupe_key,
+                    advice=lambda: call.advice(self.source.schema, conn.info.user),
                 ) from error
             except UnicodeEncodeError:
                 # Not chained: Python's error carries the text.

@@ -12,9 +12,9 @@ from psycopg.conninfo import make_conninfo
 
 from .._compat import call
 from .._version import SCHEMA_VERSION
-from ..calls import Call, Calls, Finding, Stats
+from ..calls import Call, Calls, Finding, Right, Stats
 from ..codecs import Serializer
-from ..errors import Closed, VersionMismatch
+from ..errors import Closed, NotAllowed, VersionMismatch
 from ..hosts import find_host
 from ..signatures import Keys, Secret
 from ..times import Duration
@@ -129,6 +129,21 @@ class PQ:
         """What is in each queue that has jobs, dead jobs or settings."""
         return self.run(self.calls.stats(None))
 
+    def grant(self, role: str, privilege: str) -> bool:
+        """Give a role a right on all queues: to "put", "get", "observe" or "manage"; True if it is new.
+
+        For one queue: `pq["apples"].grant(...)`.
+        """
+        return self.run(self.calls.grant(None, role, privilege))
+
+    def revoke(self, role: str, privilege: str | None = None) -> bool:
+        """Take a right from a role, or all of them: on all queues, and on each; True if it had any."""
+        return self.run(self.calls.revoke(None, role, privilege))
+
+    def rights(self) -> list[Right]:
+        """The rights that were given: everybody's for the owner of the queue's functions, else one's own."""
+        return self.run(self.calls.rights(None))
+
     def health(self, older_than: Duration = "1m") -> list[Finding]:
         """What hurts the queues here, each with the remedy in words; nothing if all is well.
 
@@ -195,7 +210,7 @@ class PQ:
         joined = self._joined()
         if joined is not None:
             return joined.run(call)
-        session = self.acquire()
+        session = self.acquire(call)
         try:
             return session.run(call)
         finally:
@@ -209,13 +224,13 @@ class PQ:
         transaction = innermost(self)
         return None if transaction is None else transaction.session
 
-    def acquire(self) -> Session:
-        """A session of our own, its schema checked the first time."""
+    def acquire(self, wanted: Call[Any] | None = None) -> Session:
+        """A session of our own, its schema checked the first time; for this call, if it is for one."""
         self.check_open()
         session = self._source.acquire()
         if not self._checked:
             try:
-                self._check_version(session)
+                self._check_version(session, wanted)
             except BaseException:  # Control-C or a cancellation, too: nobody else would give it back
                 self._source.release(session)
                 raise
@@ -225,13 +240,20 @@ class PQ:
         """Give a session back."""
         self._source.release(session)
 
-    def _check_version(self, session: Session) -> None:
+    def _check_version(self, session: Session, wanted: Call[Any] | None) -> None:
         """Once for each PQ: the schema and the package must fit.
 
         Raises:
             NotInstalled, VersionMismatch: with the command to run.
         """
-        installed = session.run(self.calls.version())
+        try:
+            installed = session.run(self.calls.version(wanted))
+        except NotAllowed:
+            # The role has no right at all. What it wants will be refused by name, unless this was the last
+            # that its transaction did.
+            if not session.is_own():
+                raise
+            return
         if installed < SCHEMA_VERSION:
             raise VersionMismatch(
                 f"the schema {self.schema!r} is at version {installed}, and this pgq_py needs {SCHEMA_VERSION}: "

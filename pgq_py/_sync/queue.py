@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import psycopg
 
-from ..calls import Call, JobId, Settings, Stats, Taken, check_count, check_name
+from ..calls import Call, JobId, Right, Settings, Stats, Taken, check_count, check_name
 from ..codecs import JSON, Codec, Payload, Serializer, SerializerCodec
 from ..errors import DecodeError, Empty, Error, TransactionAborted
 from ..failures import caller_of, describe, is_interruption, left_by_exception
@@ -46,6 +46,7 @@ Jobs: TypeAlias = list[Job]
 DeadJobs: TypeAlias = list[DeadJob]
 Ids: TypeAlias = list[JobId]
 Payloads: TypeAlias = list[Payload]
+Rights: TypeAlias = list[Right]
 
 # An argument that was not given, where None means something.
 _KEEP: Any = object()
@@ -758,6 +759,24 @@ class Queue(Consumer):
     def resume(self) -> bool:
         """End the pause and wake the consumers; True if it was paused."""
         return self._pq.run(self._pq.calls.resume(self.name))
+
+    def grant(self, role: str, privilege: str) -> bool:
+        """Give a role a right on this queue: to "put", "get", "observe" or "manage"; True if it is new.
+
+        Only the owner of the queue's functions can. The right is on the name: `drop` leaves it.
+        """
+        return self._pq.run(self._pq.calls.grant(self.name, role, privilege))
+
+    def revoke(self, role: str, privilege: str | None = None) -> bool:
+        """Take a right on this queue from a role, or all of them; True if it had any.
+
+        A right on all queues stays, and so does what the role may as a member of another.
+        """
+        return self._pq.run(self._pq.calls.revoke(self.name, role, privilege))
+
+    def rights(self) -> Rights:
+        """The rights on this queue and on all queues: everybody's for the owner, else one's own."""
+        return self._pq.run(self._pq.calls.rights(self.name))
 
     def drop(self) -> bool:
         """Remove the queue with all that is in it; True if there was anything."""

@@ -6,7 +6,6 @@ create or replace function _queue_check_limits(
 returns void
 language plpgsql
 volatile
-security definer
 set search_path from current
 set enable_seqscan = off
 as $$

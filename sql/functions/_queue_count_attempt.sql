@@ -6,7 +6,6 @@ create or replace function _queue_count_attempt(
 returns boolean
 language plpgsql
 volatile
-security definer
 set search_path from current
 set enable_seqscan = off
 -- The next taker may have the job already, and keep its transaction open.

@@ -8,7 +8,6 @@ create or replace function _queue_fail(
 returns boolean
 language plpgsql
 volatile
-security definer
 set search_path from current
 set enable_seqscan = off
 as $$
@@ -19,7 +18,7 @@ declare
     -- The end of a long one: a traceback says there what was raised.
     v_error text := right(coalesce(error, 'no reason was given'), 2000);
     -- For the eye: of a traceback the last line, which says what was raised.
-    v_reason text := (regexp_match(v_error, '([^\n]*)\s*$'))[1];
+    v_reason text := (regexp_match(v_error, E'([^\n]*)[[:space:]]*$'))[1];
     v_history jsonb;
     v_max_attempts integer;
     v_retry_in interval := retry_in;

@@ -5,7 +5,6 @@ create or replace function _queue_find(
 returns bigint
 language plpgsql
 volatile
-security definer
 set search_path from current
 set enable_seqscan = off
 as $$

@@ -7,7 +7,6 @@ create or replace function _queue_promote(
 returns bigint[]
 language plpgsql
 volatile
-security definer
 set search_path from current
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off

@@ -7,7 +7,6 @@ create or replace function _queue_time(
 returns timestamptz
 language plpgsql
 stable
-security definer
 set search_path from current
 as $$
 begin

@@ -4,7 +4,6 @@ create or replace function _queue_wake(
 returns void
 language plpgsql
 volatile
-security definer
 set search_path from current
 as $$
 begin

@@ -14,6 +14,9 @@ begin
     if octet_length(queue_cancel.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_cancel.queue);
     end if;
+    if session_user <> current_user or current_setting('role') <> 'none' then
+        perform _queue_allow(queue_cancel.queue, 'manage');
+    end if;
     perform
     from queue_job j
     where j.queue = queue_cancel.queue and j.id = queue_cancel.id

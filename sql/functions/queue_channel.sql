@@ -3,13 +3,16 @@ create or replace function queue_channel(
 )
 returns text
 language plpgsql
-stable
+volatile
 security definer
 set search_path from current
 as $$
 begin
     if octet_length(queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue);
+    end if;
+    if session_user <> current_user or current_setting('role') <> 'none' then
+        perform _queue_allow(queue, 'get');
     end if;
     return _queue_channel(queue);
 end

@@ -14,8 +14,17 @@ as $$
 declare
     v_now timestamptz := clock_timestamp();
 begin
-    if octet_length(queue_complete.queue) between 1 and 255 is not true then
-        perform _queue_refuse_name(queue_complete.queue);
+    if (
+        octet_length(queue_complete.queue) between 1 and 255
+        and (
+            session_user = current_user and current_setting('role') = 'none'
+            or _queue_may(queue_complete.queue, 'get')
+        )
+    ) is not true then
+        if octet_length(queue_complete.queue) between 1 and 255 is not true then
+            perform _queue_refuse_name(queue_complete.queue);
+        end if;
+        perform _queue_allow(queue_complete.queue, 'get');
     end if;
     delete from queue_job j
     where j.queue = queue_complete.queue

@@ -23,6 +23,9 @@ begin
     if octet_length(queue_create.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_create.queue);
     end if;
+    if session_user <> current_user or current_setting('role') <> 'none' then
+        perform _queue_allow(queue_create.queue, 'manage');
+    end if;
     v_wrong := case
         when max_attempts < 1 then 'max_attempts'
         -- The backoff grows to 32,768 times retry_in, which must not leave the calendar.

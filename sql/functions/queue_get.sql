@@ -46,11 +46,18 @@ declare
     v_ids bigint[];
     v_id bigint;
 begin
-    if (octet_length(queue_get.queue) between 1 and 255 and queue_get.count between 1 and 100000) is not true then
+    if (
+        octet_length(queue_get.queue) between 1 and 255
+        and queue_get.count between 1 and 100000
+        and (session_user = current_user and current_setting('role') = 'none' or _queue_may(queue_get.queue, 'get'))
+    ) is not true then
         if octet_length(queue_get.queue) between 1 and 255 is not true then
             perform _queue_refuse_name(queue_get.queue);
         end if;
-        perform _queue_refuse_count(queue_get.count);
+        if queue_get.count between 1 and 100000 is not true then
+            perform _queue_refuse_count(queue_get.count);
+        end if;
+        perform _queue_allow(queue_get.queue, 'get');
     end if;
 
     if coalesce(current_setting('pgq_py.has_head', true), '') = '' then

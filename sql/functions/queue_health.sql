@@ -42,6 +42,9 @@ declare
     v_due bigint;
     v_due_since timestamptz;
 begin
+    if session_user <> current_user or current_setting('role') <> 'none' then
+        perform _queue_allow('', 'observe', 'manage');
+    end if;
     -- What holds vacuum back. A session does so in its own database only, as a prepared
     -- transaction; a slot or a standby in all of them. The true measure is how many
     -- transactions have begun since: none, and there is nothing to remove that it could hold.
@@ -435,6 +438,15 @@ begin
 
     return query
     select
+        'schema open to others',
+        case when exists (select from queue_right) then 'critical' else 'warning' end,
+        format('schema %I', v_schema),
+        format('%s: those could be run with the rights of role %I, the owner of the queue', s.problem, current_user),
+        s.remedy
+    from _queue_strangers('queue_right') s;
+
+    return query
+    select
         'limited view',
         'warning'::text,
         format('role %s', current_user),
@@ -474,6 +486,8 @@ being taken at this moment don't count. `paused with jobs`: they wait, and the q
 `autovacuum off`: on the server, or for a table of the queue.
 `crash may lose jobs`: fsync, full_page_writes or synchronous_commit is off in this session.
 `wraparound near`: above 1,000,000,000 transactions without a freezing vacuum.
+`schema open to others`: others can make functions or operators in the queue's schema, or have
+made some, that could be run with the rights of the queue's owner.
 `limited view`: the owner of the queue may not see other sessions.
 
     select * from queue_health() order by severity;

@@ -48,16 +48,19 @@ declare
     v_ids bigint[];
     v_id bigint;
 begin
-    if
-        (octet_length(queue_lease.queue) between 1 and 255 and queue_lease.count between 1 and 100000) is not true
-        or octet_length(queue_lease.consumer) > 255
-    then
+    if (
+        octet_length(queue_lease.queue) between 1 and 255
+        and queue_lease.count between 1 and 100000
+        and (queue_lease.consumer is null or octet_length(queue_lease.consumer) <= 255)
+        and (session_user = current_user and current_setting('role') = 'none' or _queue_may(queue_lease.queue, 'get'))
+    ) is not true then
         if octet_length(queue_lease.queue) between 1 and 255 is not true then
             perform _queue_refuse_name(queue_lease.queue);
         end if;
         if queue_lease.count between 1 and 100000 is not true then
             perform _queue_refuse_count(queue_lease.count);
         end if;
+        perform _queue_allow(queue_lease.queue, 'get');
         perform _queue_refuse_length('consumer', octet_length(queue_lease.consumer), 255);
     end if;
     if queue_lease.lease is not null then

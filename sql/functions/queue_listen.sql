@@ -12,7 +12,7 @@ declare
     -- Channels, each with the lock that is held for it and how often, and those that may still miss a notification.
     v_listening text := coalesce(current_setting('pgq_py.listening', true), '');
     v_unsettled text := coalesce(current_setting('pgq_py.unsettled', true), '');
-    v_held text[] := regexp_match(v_listening, v_channel || ':([a-z]+)(\d+)');
+    v_held text[] := regexp_match(v_listening, v_channel || ':([a-z]+)([0-9]+)');
     v_lock text := nullif(v_held[1], 'none');
     v_count integer := case when v_lock is null then 1 else v_held[2]::integer + 1 end;
 begin
@@ -34,8 +34,8 @@ begin
         end if;
         perform pg_sleep(0.001);
     end loop;
-    v_listening := regexp_replace(v_listening, ' ?' || v_channel || ':\w+', '');
-    v_unsettled := regexp_replace(v_unsettled, ' ?' || v_channel || ':\d*', '');
+    v_listening := regexp_replace(v_listening, ' ?' || v_channel || ':[a-z0-9]+', '');
+    v_unsettled := regexp_replace(v_unsettled, ' ?' || v_channel || ':[0-9]*', '');
     perform set_config('pgq_py.listening', format('%s %s:%s%s', v_listening, v_channel, v_lock, v_count), false);
     perform set_config('pgq_py.unsettled', format('%s %s:', v_unsettled, v_channel), false);
     return v_channel;

@@ -21,8 +21,12 @@ declare
     v_delete bigint := 0;
     v_fold bigint := 0;
     v_correct bigint := 0;
+    v_forget bigint := 0;
     v_promote bigint := 0;
 begin
+    if session_user <> current_user or current_setting('role') <> 'none' then
+        perform _queue_allow('', 'manage');
+    end if;
     -- Each part passes over what others hold. What goes wrong with one queue is reported, and
     -- does not keep the others waiting.
     foreach v_queue in array v_queues loop
@@ -81,6 +85,19 @@ begin
                         using errcode = sqlstate;
             end;
         end loop;
+
+        if exists (select from queue_right) then
+            begin
+                delete from queue_right r where not exists (select from pg_roles a where a.oid = r.role);
+                get diagnostics v_forget = row_count;
+                -- An update of the extension or a restored dump may have left out EXECUTE.
+                perform _queue_align();
+            exception
+                when others then
+                    raise warning 'queue_maintain: rights: %', sqlerrm
+                        using errcode = sqlstate;
+            end;
+        end if;
     end if;
 
     -- Last, because they stay locked until the end.
@@ -104,6 +121,7 @@ begin
         ('delete dead jobs', v_delete),
         ('fold totals', v_fold),
         ('correct totals', v_correct),
+        ('forget rights', v_forget),
         ('promote due jobs', v_promote);
 end
 $$;
@@ -120,6 +138,8 @@ Returns one row for each task, with what was **done**: `delete dead jobs`, older
 the queue's `keep_dead_for`, 10,000 at most; `fold totals`, rows of queue_tally that were
 added to queue_total, 10,000 of a queue at most; `correct totals`, queues of up to 1,000 jobs
 and dead jobs whose totals did not fit them, because somebody wrote to the tables by hand;
+`forget rights`, those of roles that were dropped (and EXECUTE is put right for those that have
+rights, should a restored dump or an update of the extension have lost it);
 `promote due jobs`, jobs that have come due and leases that ran out, 1,000 of a queue at most,
 whose queues are notified.
 

@@ -17,6 +17,9 @@ begin
     if octet_length(queue_release.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_release.queue);
     end if;
+    if session_user <> current_user or current_setting('role') <> 'none' then
+        perform _queue_allow(queue_release.queue, 'get');
+    end if;
     update queue_job j
     set ready_at = null, lease_until = null, receipt = null, consumer = null, attempts = j.attempts - 1
     where j.queue = queue_release.queue

@@ -29,6 +29,7 @@ as $$
 #variable_conflict use_column
 declare
     v_now timestamptz := clock_timestamp();
+    v_is_limited boolean := session_user <> current_user or current_setting('role') <> 'none';
     v_queue text;
     v_see record;
     v_jobs bigint;
@@ -41,10 +42,15 @@ begin
     if octet_length(queue_stats.queue) not between 1 and 255 then
         perform _queue_refuse_name(queue_stats.queue);
     end if;
+    if v_is_limited and queue_stats.queue is not null then
+        perform _queue_allow(queue_stats.queue, 'observe', 'manage');
+    end if;
     for v_queue in
         select queue_stats.queue where queue_stats.queue is not null
         union all
-        select n.name from _queue_names() as n (name) where queue_stats.queue is null
+        select n.name
+        from _queue_names() as n (name)
+        where queue_stats.queue is null and (not v_is_limited or _queue_may(n.name, 'observe', 'manage'))
     loop
         -- One statement, and so one snapshot: what is counted here and what was counted by
         -- those who put and took agree. Of each kind 1,000 are looked at, and one more that
@@ -223,7 +229,7 @@ What is in a queue, or in all of them, and what has gone through. The time does 
 the number of jobs.
 
 **queue**: name of the queue; by default all queues that have jobs, dead jobs, settings or
-totals, sorted by name.
+totals, and that the caller may observe, sorted by name.
 
 Returns one row for each queue.
 

@@ -21,7 +21,7 @@ begin
         perform pg_advisory_unlock_shared(v_key), set_config('pgq_py.listening', '', false);
         return;
     end if;
-    v_held := regexp_match(v_listening, v_channel || ':([a-z]+)(\d+)');
+    v_held := regexp_match(v_listening, v_channel || ':([a-z]+)([0-9]+)');
     if v_held[1] = 'one' then
         for v_n in 1 .. v_held[2]::integer loop
             exit when not pg_advisory_unlock_shared(v_key);
@@ -52,10 +52,10 @@ begin
             end if;
         end loop;
     end if;
-    perform set_config('pgq_py.listening', regexp_replace(v_listening, ' ?' || v_channel || ':\w+', ''), false);
+    perform set_config('pgq_py.listening', regexp_replace(v_listening, ' ?' || v_channel || ':[a-z0-9]+', ''), false);
     perform set_config(
         'pgq_py.unsettled',
-        regexp_replace(v_unsettled, ' ?' || v_channel || ':\d*', ''),
+        regexp_replace(v_unsettled, ' ?' || v_channel || ':[0-9]*', ''),
         false
     );
 end

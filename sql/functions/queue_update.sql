@@ -21,6 +21,13 @@ begin
     if octet_length(queue_update.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_update.queue);
     end if;
+    if session_user <> current_user or current_setting('role') <> 'none' then
+        if queue_update.receipt is null then
+            perform _queue_allow(queue_update.queue, 'manage');
+        else
+            perform _queue_allow(queue_update.queue, 'get', 'manage');
+        end if;
+    end if;
     if num_nonnulls(queue_update.data, queue_update.data_text, queue_update.data_bytes) > 1 then
         raise exception using
             errcode = 'invalid_parameter_value',

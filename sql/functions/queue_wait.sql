@@ -23,14 +23,17 @@ begin
     if octet_length(queue_wait.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_wait.queue);
     end if;
+    if session_user <> current_user or current_setting('role') <> 'none' then
+        perform _queue_allow(queue_wait.queue, 'get', 'observe', 'manage');
+    end if;
     -- Who put before this session began to listen, and has not committed, may not notify. None of them is left
     -- if nobody has the lock; or, where others have it all the time, if all transactions have ended that had a
     -- number when this session first looked. Those who look for sleepers have one, since they wrote before.
     if v_unsettled <> '' then
-        v_before := regexp_match(v_unsettled, queue_channel(queue) || ':(\d*)');
+        v_before := regexp_match(v_unsettled, _queue_channel(queue) || ':([0-9]*)');
         if v_before is null then
             null;
-        elsif position(queue_channel(queue) || ':none' in current_setting('pgq_py.listening')) = 0
+        elsif position(_queue_channel(queue) || ':none' in current_setting('pgq_py.listening')) = 0
             and (
                 pg_try_advisory_lock(_queue_class(), (hashtextextended(queue, 0) & 63)::integer)
                     and pg_advisory_unlock(_queue_class(), (hashtextextended(queue, 0) & 63)::integer)
@@ -39,7 +42,7 @@ begin
         then
             perform set_config(
                 'pgq_py.unsettled',
-                regexp_replace(v_unsettled, ' ?' || queue_channel(queue) || ':\d*', ''),
+                regexp_replace(v_unsettled, ' ?' || _queue_channel(queue) || ':[0-9]*', ''),
                 false
             );
         else
@@ -47,7 +50,7 @@ begin
             if v_before[1] = '' then
                 perform set_config(
                     'pgq_py.unsettled',
-                    regexp_replace(v_unsettled, queue_channel(queue) || ':', '\&' || pg_current_xact_id()),
+                    regexp_replace(v_unsettled, _queue_channel(queue) || ':', E'\\&' || pg_current_xact_id()),
                     false
                 );
             end if;
