@@ -1481,7 +1481,6 @@ create or replace function _queue_put_keys(
 returns bigint[]
 language plpgsql
 volatile
-security definer
 set search_path from current
 as $$
 #variable_conflict use_column
@@ -1566,7 +1565,6 @@ create or replace function _queue_refuse_data(
 returns void
 language plpgsql
 stable
-security definer
 set search_path from current
 as $$
 begin
@@ -1625,7 +1623,6 @@ create or replace function _queue_refuse_length(
 returns void
 language plpgsql
 stable
-security definer
 set search_path from current
 as $$
 begin

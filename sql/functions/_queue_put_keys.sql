@@ -15,7 +15,6 @@ create or replace function _queue_put_keys(
 returns bigint[]
 language plpgsql
 volatile
-security definer
 set search_path from current
 as $$
 #variable_conflict use_column

@@ -4,7 +4,6 @@ create or replace function _queue_refuse_data(
 returns void
 language plpgsql
 stable
-security definer
 set search_path from current
 as $$
 begin

@@ -6,7 +6,6 @@ create or replace function _queue_refuse_length(
 returns void
 language plpgsql
 stable
-security definer
 set search_path from current
 as $$
 begin
