@@ -28,6 +28,7 @@ WORLDS: dict[str, Callable[[str], World]] = {
     name: partial(World, jobs, key)
     for name, jobs, key in (
         ("put_get", [], ""),
+        ("put_rollback_get", [], ""),
         ("claim", [Job()] * 2, ""),
         ("claim_stale", [Job()], ""),
         ("claim_due", [Job(attempts=1, receipt="gone", due_at=-1), Job(due_at=-1), Job()], ""),
@@ -232,14 +233,14 @@ PLANTED = {
     "putting a key without on conflict": (
         "dedupe",
         "read committed",
-        "queue_put_many",
+        "_queue_put_keys",
         [("on conflict (queue, dedupe_key) where dedupe_key is not null do nothing", "")],
     ),
     "answering with an id of one's own": (
         "dedupe_stale",
         "read committed",
-        "queue_put_many",
-        [("then _queue_find(queue_put_many.queue, u.dedupe_key)", "then u.new_id")],
+        "_queue_put_keys",
+        [("else _queue_find(_queue_put_keys.queue, u.dedupe_key)", "else u.new_id")],
     ),
     "answering with the job that was taken": ("dedupe_get", "repeatable read", "_queue_find", [("max(", "min(")]),
     "clearing what others hold": ("clear_get", "read committed", "queue_clear", [(SKIP, "for update")]),
@@ -297,12 +298,14 @@ def test_the_rules_find(specs_database: Database, mistake: str) -> None:
             ),
             None,
         )
-    print(f"{mistake}: {found}")
     assert found is not None
 
 
 def broken(database: Database, name: str, level: str, orders: list[tuple[str, ...]]) -> Iterator[AssertionError]:
     for story in run(Spec.read(name), database.dsn, level, orders, patience="50ms"):
+        # On a busy machine that may be no time at all: not a proof of anything.
+        if any(outcome.sqlstate == "55P03" for outcome in story.steps.values()):
+            continue
         try:
             check(name, level, story)
         except AssertionError as error:

@@ -731,7 +731,7 @@ MISTAKES: dict[str, Mistakes] = {
             "(queue, dedupe_key) where dedupe_key is not null and receipt is null;",
         ),
         (
-            "queue_put_many.sql",
+            "_queue_put_keys.sql",
             "on conflict (queue, dedupe_key) where dedupe_key is not null do",
             "on conflict (queue, dedupe_key) where dedupe_key is not null and receipt is null do",
         ),

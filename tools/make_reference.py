@@ -52,6 +52,9 @@ PostgreSQL. In psql, `\\df+ queue_*` shows the same text.
 
 Arguments after the first two are best given by name (`priority => 10`). The functions
 are in the schema of the installation, `public` by default.
+
+Above READ COMMITTED, a function that changes a job may fail with 40001, where another
+transaction has changed that job since the caller's snapshot: roll back and try again.
 """
 
 

@@ -2731,7 +2731,7 @@ begin
         select d.id
         from queue_dead d
         where d.queue = queue_drop.queue
-            and not exists (select from queue_job j where j.queue = queue_drop.queue and j.id = d.id)
+            and (select j.id from queue_job j where j.queue = queue_drop.queue and j.id = d.id) is null
         order by d.id
         for update
     );
@@ -5194,7 +5194,8 @@ begin
     end if;
     -- In the order of the keys, as queue_put_many: no deadlock with batches that share them. What is
     -- still in the queue (it was buried there) can't go back, and is not locked: whoever has it waits
-    -- for its dead row, in _queue_fail, and may have a key that is waited for here.
+    -- for its dead row, in _queue_fail, and may have a key that is waited for here. Not as NOT EXISTS:
+    -- planned while the queue was empty, that would read all of it for each.
     with chosen as (
         select d.*
         from queue_dead d
@@ -5203,7 +5204,7 @@ begin
             and (queue_redrive.reason_like is null or d.reason like queue_redrive.reason_like)
             and (queue_redrive.died_after is null or d.died_at >= queue_redrive.died_after)
             and (queue_redrive.died_before is null or d.died_at < queue_redrive.died_before)
-            and not exists (select from queue_job j where j.queue = queue_redrive.queue and j.id = d.id)
+            and (select j.id from queue_job j where j.queue = queue_redrive.queue and j.id = d.id) is null
         order by d.died_at, d.id
         limit queue_redrive.count
         for update skip locked

@@ -36,7 +36,7 @@ begin
         select d.id
         from queue_dead d
         where d.queue = queue_drop.queue
-            and not exists (select from queue_job j where j.queue = queue_drop.queue and j.id = d.id)
+            and (select j.id from queue_job j where j.queue = queue_drop.queue and j.id = d.id) is null
         order by d.id
         for update
     );
