@@ -475,6 +475,17 @@ def test_a_revoke_holds_for_sessions_that_are_connected(conn, roles):
     assert refused(web, "42501", "select queue_get('apples')")
 
 
+def test_a_transaction_that_sees_the_past_has_the_rights_of_the_past(conn, roles):
+    roles.make("web")
+    conn.execute("select queue_grant('apples', 'web', 'put'), queue_grant('pears', 'web', 'put')")
+    web = roles.connect("web")
+    web.execute("begin isolation level repeatable read; select 1")
+    conn.execute("select queue_revoke('apples', 'web')")
+    web.execute("select queue_put('apples', '1')")
+    web.execute("commit")
+    refused(web, "42501", "select queue_put('apples', '1')", hint=True)
+
+
 def test_a_revoke_warns_of_what_the_role_still_may(conn, roles):
     roles.make("web", "producers", "boss")
     conn.execute("grant producers to web; alter role boss superuser")
