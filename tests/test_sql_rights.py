@@ -566,6 +566,18 @@ def test_maintaining_gives_back_what_a_role_has_lost_and_leaves_others_alone(con
     assert value(conn, version) == before, "what is in line is not touched"
 
 
+def test_maintaining_waits_for_nobody_who_gives_rights(conn, roles, database):
+    roles.make("web", "worker")
+    conn.execute("select queue_grant('apples', 'web', 'put')")
+    conn.execute("begin")
+    conn.execute("select queue_grant('apples', 'worker', 'put')")
+    other = database.connect()
+    other.execute("set statement_timeout to '10s'")
+    other.execute("select queue_maintain()")
+    conn.execute("commit")
+    roles.connect("worker").execute("select queue_put('apples', '1')")
+
+
 def test_a_migration_that_drops_and_creates_keeps_the_grants(conn, database, roles, second):
     roles.make("web", "worker")
     conn.execute("drop schema public cascade; create schema public; grant usage on schema public to public")
