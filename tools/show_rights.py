@@ -4,8 +4,8 @@
 
 DSN is of a database for this alone, on this machine, as a superuser. Three copies of the queue are installed into
 schemas of their own: one that asks nobody, the same again (what differs between these two is chance), and the real
-one, called by its owner and by a role that was granted its rights. The lower quartile of many interleaved rounds:
-other work on the machine can only add.
+one, called by its owner and by a role that was granted its rights. The least of many interleaved rounds: other work on
+the machine can only add.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
-from statistics import quantiles
 from typing import Any
 
 import psycopg
@@ -21,7 +20,7 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 ROOT = Path(__file__).resolve().parent.parent
-ROUNDS, CALLS = 40, 300
+ROUNDS, CALLS = 200, 200
 ROLE = "show_rights"
 DATA = '{"kind": "Cox", "pad": "' + "x" * 77 + '"}'
 # The test in each of the functions that are called most.
@@ -101,7 +100,7 @@ def main(dsn: str) -> None:
                     caller.round()
             print(" " * 16 + "".join(f"{name:>20}" for name in callers))
             for function in order[0].costs:
-                cells = (quantiles(caller.costs[function])[0] for caller in callers.values())
+                cells = (min(caller.costs[function]) for caller in callers.values())
                 print(f"{function:16}" + "".join(f"{cell:20.1f}" for cell in cells))
             for caller in order:
                 caller.conn.close()
