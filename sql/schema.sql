@@ -25,6 +25,7 @@
 -- attempts or unreadable, a row in `queue_dead` that says why. Nothing is thrown away.
 --
 -- What has gone through a queue is in `queue_total` and, for the latest calls, `queue_tally`.
+-- What roles other than the owner may do with it is in `queue_right`.
 --
 -- Every statement names its queue, and the primary key starts with it: that is how the
 -- table can be partitioned or distributed by queue. No foreign keys point here: they

@@ -265,8 +265,30 @@ def django_database(database: Database, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(connections._connections, "default", ConnectionHandler({"default": options})["default"], False)
 
 
+def test_the_tests_that_the_page_on_security_names_are_there() -> None:
+    named = re.findall(r"`(test_\w+)(…|\.py)?`", (ROOT / "docs/security.md").read_text())
+    assert len(named) > 20
+    texts = {path.name: path.read_text() for path in (ROOT / "tests").glob("test_*.py")}
+    functions = "".join(texts.values())
+    for name, end in named:
+        assert (
+            f"{name}.py" in texts
+            if end == ".py"
+            else re.search(rf"^(async )?def {name}\b" if not end else name, functions, re.M)
+        ), name
+
+
 @pytest.mark.parametrize(
-    "page", ["README.md", "CONTRIBUTING.md", "docs/coming-from.md", "docs/design/README.md", "docs/limits.md"]
+    "page",
+    [
+        "README.md",
+        "CONTRIBUTING.md",
+        "docs/coming-from.md",
+        "docs/security.md",
+        "docs/limits.md",
+        "docs/faults.md",
+        "docs/design/README.md",
+    ],
 )
 def test_links_lead_somewhere(page: str) -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", (ROOT / page).read_text()):

@@ -205,6 +205,28 @@ def test_a_dump_holds_the_jobs_and_where_the_ids_are(databases: Databases, conn:
     assert restored.execute("select extname from pg_extension where extname = 'pgq_py'").fetchone() == ("pgq_py",)
 
 
+def test_rights_outlive_an_update_and_a_dump(databases: Databases, conn: Connection) -> None:
+    conn.execute("create role bob login")
+    conn.execute("create extension pgq_py version '0001' schema public")
+    conn.execute("select queue_grant('apples', 'bob', 'put'), queue_grant('apples', 'bob', 'get')")
+    conn.execute("alter extension pgq_py update")
+    bob = databases.connect("one", user="bob")
+    bob.execute("select queue_put('apples', '1')")
+    # The update has dropped this function and made it anew. What it would grant itself, dumps would leave out.
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        bob.execute("select queue_channel('apples')")
+    conn.execute("select queue_maintain()")
+    bob.execute("select queue_channel('apples')")
+
+    databases.make("two")
+    dump_and_restore(databases.server, "one", "two")
+    bob = databases.connect("two", user="bob")
+    bob.execute("select queue_channel('apples')")
+    assert bob.execute("select data from queue_get('apples')").fetchall() == [(1,)]
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="role bob has no right to put on queue pears"):
+        bob.execute("select queue_put('pears', '1')")
+
+
 def test_an_ordinary_user_creates_and_owns_it(databases: Databases, conn: Connection) -> None:
     conn.execute("create role bob login")
     conn.execute("grant create on database one to bob")

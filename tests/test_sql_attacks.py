@@ -367,36 +367,36 @@ def test_no_value_gets_out_of_its_quotes(conn, mallory, trick):
 # Others' jobs through errors and side doors
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        "reason_like => '\\'",
-        "reason_like => repeat('%%_', 10000)",
-        "ids => array[null]::bigint[]",
-        "ids => '[5:5]={2000000}'",
-        "ids => '{{2000000},{2000000}}'",
-        "died_after => 'infinity', died_before => '-infinity'",
-        "count => 0",
-        "count => 2147483647",
-    ],
-)
+FAILING = [
+    "reason_like => '\\'",
+    "reason_like => repeat('%%_', 10000)",
+    "ids => array[null]::bigint[]",
+    "ids => '[5:5]={2000000}'",
+    "ids => '{{2000000},{2000000}}'",
+    "died_after => 'infinity', died_before => '-infinity'",
+    "count => 0",
+    "count => 2147483647",
+]
+
+
 @pytest.mark.parametrize("function", ["queue_dead_list", "queue_redrive", "queue_dead_delete"])
-def test_errors_tell_nothing_of_other_queues(conn, roles, orchard, function, arguments):
+def test_errors_tell_nothing_of_other_queues(conn, roles, orchard, function):
     roles.make("mallory")
     conn.execute("select queue_grant('empty', 'mallory', 'manage')")
     mallory = roles.connect("mallory")
     before = orchard.contents("pears")
-    said = []
-    for queue in ("empty", "pears", "no such queue"):
-        try:
-            said.append(str(mallory.execute(f"select {function}(%s, {arguments})", [queue]).fetchall()))
-        except psycopg.Error as error:
-            diag = error.diag
-            said.append(f"{diag.message_primary} {diag.message_detail} {diag.message_hint} {diag.context}")
-    assert "secret" not in "".join(said)
-    assert "rotten" not in "".join(said)
-    # What is said of a queue with dead jobs is what is said of one that is not there.
-    assert said[1].replace("pears", "Q") == said[2].replace('"no such queue"', "Q").replace("no such queue", "Q")
+    for arguments in FAILING:
+        said = []
+        for queue in ("empty", "pears", "no such queue"):
+            try:
+                said.append(str(mallory.execute(f"select {function}(%s, {arguments})", [queue]).fetchall()))
+            except psycopg.Error as error:
+                diag = error.diag
+                said.append(f"{diag.message_primary} {diag.message_detail} {diag.message_hint} {diag.context}")
+        assert "secret" not in "".join(said)
+        assert "rotten" not in "".join(said)
+        # What is said of a queue with dead jobs is what is said of one that is not there.
+        assert said[1].replace("pears", "Q") == said[2].replace('"no such queue"', "Q").replace("no such queue", "Q")
     assert orchard.contents("pears") == before
 
 
@@ -433,9 +433,11 @@ def test_whether_another_queue_has_jobs_is_not_told_by_a_set(conn, mallory):
     mallory.execute("select queue_get('apples', 10)")
     said = []
     for other in ("pears", "nothing"):
-        error = refused(mallory, "42501", "select queue_get_any(array['apples', %s])", other, hint=True)
-        said.append(str(error.diag.message_primary).replace(other, "Q"))
-    assert said[0] == said[1]
+        for call in ("queue_get_any", "queue_lease_any"):
+            # Of three the second is passed over where it has no jobs.
+            error = refused(mallory, "42501", f"select {call}(array['apples', %s, 'apples'])", other, hint=True)
+            said.append(str(error.diag.message_primary).replace(other, "Q"))
+    assert len(set(said)) == 1
 
 
 # To keep others from working

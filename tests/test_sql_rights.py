@@ -475,6 +475,17 @@ def test_a_revoke_holds_for_sessions_that_are_connected(conn, roles):
     assert refused(web, "42501", "select queue_get('apples')")
 
 
+def test_a_transaction_that_sees_the_past_has_the_rights_of_the_past(conn, roles):
+    roles.make("web")
+    conn.execute("select queue_grant('apples', 'web', 'put'), queue_grant('pears', 'web', 'put')")
+    web = roles.connect("web")
+    web.execute("begin isolation level repeatable read; select 1")
+    conn.execute("select queue_revoke('apples', 'web')")
+    web.execute("select queue_put('apples', '1')")
+    web.execute("commit")
+    refused(web, "42501", "select queue_put('apples', '1')", hint=True)
+
+
 def test_a_revoke_warns_of_what_the_role_still_may(conn, roles):
     roles.make("web", "producers", "boss")
     conn.execute("grant producers to web; alter role boss superuser")
@@ -553,6 +564,18 @@ def test_maintaining_gives_back_what_a_role_has_lost_and_leaves_others_alone(con
     before = value(conn, version)
     conn.execute("select queue_maintain()")
     assert value(conn, version) == before, "what is in line is not touched"
+
+
+def test_maintaining_waits_for_nobody_who_gives_rights(conn, roles, database):
+    roles.make("web", "worker")
+    conn.execute("select queue_grant('apples', 'web', 'put')")
+    conn.execute("begin")
+    conn.execute("select queue_grant('apples', 'worker', 'put')")
+    other = database.connect()
+    other.execute("set statement_timeout to '10s'")
+    other.execute("select queue_maintain()")
+    conn.execute("commit")
+    roles.connect("worker").execute("select queue_put('apples', '1')")
 
 
 def test_a_migration_that_drops_and_creates_keeps_the_grants(conn, database, roles, second):

@@ -10,7 +10,21 @@ from typing import Any, assert_type
 import psycopg
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
-from pgq_py import PQ, AsyncJob, AsyncPQ, AsyncQueue, AsyncQueueSet, Job, JobId, Queue, QueueSet, Stats, When, errors
+from pgq_py import (
+    PQ,
+    AsyncJob,
+    AsyncPQ,
+    AsyncQueue,
+    AsyncQueueSet,
+    Job,
+    JobId,
+    Queue,
+    QueueSet,
+    Right,
+    Stats,
+    When,
+    errors,
+)
 
 
 class Reverse:
@@ -29,6 +43,8 @@ def synchronous(conn: psycopg.Connection[Any], pool: ConnectionPool[Any]) -> Non
         assert_type(pq, PQ)
         assert_type(pq.create(), None)
         assert_type(pq.stats(), list[Stats])
+        assert_type(pq.rights(), list[Right])
+        assert_type(pq.grant("web", "put"), bool)
         assert_type(pq.version(), str)
         queue = pq["apples"]
         assert_type(queue, Queue)
@@ -61,6 +77,8 @@ def synchronous(conn: psycopg.Connection[Any], pool: ConnectionPool[Any]) -> Non
         assert_type(queue.cancel(1), bool)
         assert_type(queue.clear(), int)
         assert_type(queue.stats(), Stats)
+        assert_type(queue.rights(), list[Right])
+        assert_type(queue.revoke("web"), bool)
         assert_type(queue.next_at(), datetime | None)
         assert_type(queue.pause(), bool)
         assert_type(queue.resume(), bool)
@@ -95,6 +113,7 @@ async def asynchronous(conn: psycopg.AsyncConnection[Any], pool: AsyncConnection
     async with AsyncPQ("postgresql://", schema="billing") as pq:
         assert_type(pq, AsyncPQ)
         assert_type(await pq.stats(), list[Stats])
+        assert_type(await pq.rights(), list[Right])
         queue = pq["apples"]
         assert_type(queue, AsyncQueue)
         assert_type(pq["a", "b"], AsyncQueueSet)

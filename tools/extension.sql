@@ -1,5 +1,8 @@
 
 -- Appended by tools/make_extension.py; in a migration run by alembic it would make no sense.
+--
+-- Grants nothing to the roles that have rights, as migrations do at their end: what is granted here, pg_dump leaves
+-- out. The next queue_maintain does.
 do $$
 declare
     v_owner oid;

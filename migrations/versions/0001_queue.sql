@@ -25,6 +25,7 @@
 -- attempts or unreadable, a row in `queue_dead` that says why. Nothing is thrown away.
 --
 -- What has gone through a queue is in `queue_total` and, for the latest calls, `queue_tally`.
+-- What roles other than the owner may do with it is in `queue_right`.
 --
 -- Every statement names its queue, and the primary key starts with it: that is how the
 -- table can be partitioned or distributed by queue. No foreign keys point here: they
@@ -299,7 +300,7 @@ begin
         raise exception using
             errcode = 'insufficient_privilege',
             message = format('role %I can''t give or take rights on queues', v_caller),
-            hint = format('Its owner can, role %I, and whoever has the rights of that role.', current_user);
+            hint = format('The owner can, role %I, and whoever has the rights of that role.', current_user);
     end if;
     raise exception using
         errcode = 'insufficient_privilege',
@@ -1083,6 +1084,9 @@ begin
     if privilege in ('put', 'get', 'observe', 'manage') is not true then
         perform _queue_refuse_privilege(privilege);
     end if;
+
+    -- One at a time: two at once that grant the same function are an error.
+    lock table queue_right in share row exclusive mode;
     if not has_schema_privilege(v_role, v_schema, 'usage') then
         if not has_schema_privilege(v_schema, 'usage with grant option') then
             raise exception using
@@ -1092,9 +1096,6 @@ begin
         end if;
         execute format('grant usage on schema %I to %I', v_schema, _queue_give.role);
     end if;
-
-    -- One at a time: two at once that grant the same function are an error.
-    lock table queue_right in share row exclusive mode;
     insert into queue_right (queue, role, privilege)
     values (_queue_give.queue, v_role, _queue_give.privilege)
     on conflict (queue, role, privilege) do nothing;
@@ -4518,11 +4519,14 @@ begin
 
         if exists (select from queue_right) then
             begin
+                lock table queue_right in share row exclusive mode nowait;
                 delete from queue_right r where not exists (select from pg_roles a where a.oid = r.role);
                 get diagnostics v_forget = row_count;
                 -- An update of the extension or a restored dump may have left out EXECUTE.
                 perform _queue_align();
             exception
+                when lock_not_available then
+                    null;  -- somebody gives or takes rights: the next call does it
                 when others then
                     raise warning 'queue_maintain: rights: %', sqlerrm
                         using errcode = sqlstate;
@@ -4652,8 +4656,9 @@ begin
     if not queue_progress.lease between interval '1 microsecond' and interval '10 years' then
         perform _queue_refuse_lease(queue_progress.lease);
     end if;
-    -- Twice, if somebody else had the row for so long that the first time has passed.
-    loop
+    -- Twice, if somebody else had the row for so long that the first time has passed. No more: where each update takes
+    -- that long (compiled anew each time, with jit_above_cost = 0) it would never end.
+    for v_try in 1 .. 2 loop
         v_now := clock_timestamp();
         v_until := v_now + coalesce(
             queue_progress.lease,

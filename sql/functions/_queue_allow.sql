@@ -17,7 +17,7 @@ begin
         raise exception using
             errcode = 'insufficient_privilege',
             message = format('role %I can''t give or take rights on queues', v_caller),
-            hint = format('Its owner can, role %I, and whoever has the rights of that role.', current_user);
+            hint = format('The owner can, role %I, and whoever has the rights of that role.', current_user);
     end if;
     raise exception using
         errcode = 'insufficient_privilege',

@@ -27,6 +27,9 @@ begin
     if privilege in ('put', 'get', 'observe', 'manage') is not true then
         perform _queue_refuse_privilege(privilege);
     end if;
+
+    -- One at a time: two at once that grant the same function are an error.
+    lock table queue_right in share row exclusive mode;
     if not has_schema_privilege(v_role, v_schema, 'usage') then
         if not has_schema_privilege(v_schema, 'usage with grant option') then
             raise exception using
@@ -36,9 +39,6 @@ begin
         end if;
         execute format('grant usage on schema %I to %I', v_schema, _queue_give.role);
     end if;
-
-    -- One at a time: two at once that grant the same function are an error.
-    lock table queue_right in share row exclusive mode;
     insert into queue_right (queue, role, privilege)
     values (_queue_give.queue, v_role, _queue_give.privilege)
     on conflict (queue, role, privilege) do nothing;

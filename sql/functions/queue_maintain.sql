@@ -88,11 +88,14 @@ begin
 
         if exists (select from queue_right) then
             begin
+                lock table queue_right in share row exclusive mode nowait;
                 delete from queue_right r where not exists (select from pg_roles a where a.oid = r.role);
                 get diagnostics v_forget = row_count;
                 -- An update of the extension or a restored dump may have left out EXECUTE.
                 perform _queue_align();
             exception
+                when lock_not_available then
+                    null;  -- somebody gives or takes rights: the next call does it
                 when others then
                     raise warning 'queue_maintain: rights: %', sqlerrm
                         using errcode = sqlstate;

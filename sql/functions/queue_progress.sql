@@ -27,8 +27,9 @@ begin
     if not queue_progress.lease between interval '1 microsecond' and interval '10 years' then
         perform _queue_refuse_lease(queue_progress.lease);
     end if;
-    -- Twice, if somebody else had the row for so long that the first time has passed.
-    loop
+    -- Twice, if somebody else had the row for so long that the first time has passed. No more: where each update takes
+    -- that long (compiled anew each time, with jit_above_cost = 0) it would never end.
+    for v_try in 1 .. 2 loop
         v_now := clock_timestamp();
         v_until := v_now + coalesce(
             queue_progress.lease,
