@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import psycopg
 from psycopg.conninfo import make_conninfo
 
-from .._compat import async_call
+from .._compat import async_call, async_sleep
 from .._version import SCHEMA_VERSION
 from ..calls import Call, Calls, Finding, Stats
 from ..codecs import Serializer
 from ..errors import Closed, VersionMismatch
 from ..hosts import find_async_host
+from ..links import Outage
 from ..times import Duration
+from .listener import SLICE
 from .queue import AsyncQueue, AsyncQueueSet
 from .session import AsyncDialSource, AsyncPoolSource, AsyncSession, AsyncSource
 from .transaction import AsyncTransaction, innermost
@@ -194,18 +198,22 @@ class AsyncPQ:
         finally:
             await self._source.release(session)
 
-    def session(self) -> AsyncUse:
-        """A context with the connection to use here and now: the open transaction's, or one for this while."""
-        return AsyncUse(self)
+    def session(self, within: float = math.inf) -> AsyncUse:
+        """A context with the connection to use here and now: the open transaction's, or one for this while.
+
+        Args:
+            within: seconds to wait for one at most, while the server is out of reach.
+        """
+        return AsyncUse(self, within)
 
     def _joined(self) -> AsyncSession | None:
         transaction = innermost(self)
         return None if transaction is None else transaction.session
 
-    async def acquire(self) -> AsyncSession:
+    async def acquire(self, within: float = math.inf) -> AsyncSession:
         """A session of our own, its schema checked the first time."""
         self.check_open()
-        session = await self._source.acquire()
+        session = await self._source.acquire(within)
         if not self._checked:
             try:
                 await self._check_version(session)
@@ -217,6 +225,27 @@ class AsyncPQ:
     async def release(self, session: AsyncSession) -> None:
         """Give a session back."""
         await self._source.release(session)
+
+    @property
+    def outage(self) -> Outage:
+        """Whether the server is out of reach for those who wait."""
+        return self._source.outage
+
+    async def reconnect(self, error: BaseException, left: float) -> bool:
+        """Pause before a call that waits for jobs tries again; False if it can't: then the error stands.
+
+        Args:
+            error: by which it lost its connection, or got none.
+            left: seconds until its time is over.
+        """
+        if left <= 0 or not self._source.can_reconnect or self._joined() is not None:
+            return False
+        self.check_open()
+        until = monotonic() + min(left, self.outage.begin(error))
+        while (pause := until - monotonic()) > 0:
+            await async_sleep(min(pause, SLICE))
+            self.check_open()
+        return True
 
     async def _check_version(self, session: AsyncSession) -> None:
         """Once for each PQ: the schema and the package must fit.
@@ -259,17 +288,18 @@ class AsyncPQ:
 class AsyncUse:
     """The context that `session` makes. Not a generator's: this is on the path of every get."""
 
-    __slots__ = ("_own", "_pq")
+    __slots__ = ("_own", "_pq", "_within")
 
-    def __init__(self, pq: AsyncPQ) -> None:
+    def __init__(self, pq: AsyncPQ, within: float = math.inf) -> None:
         self._pq = pq
+        self._within = within
         self._own: AsyncSession | None = None
 
     async def __aenter__(self) -> AsyncSession:
         joined = self._pq._joined()
         if joined is not None:
             return joined
-        self._own = await self._pq.acquire()
+        self._own = await self._pq.acquire(self._within)
         return self._own
 
     async def __aexit__(
