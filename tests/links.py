@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import fcntl
 import socket
 import struct
 import subprocess
+import termios
 import threading
 from collections.abc import Callable, Coroutine
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 from servers import Server
-from worlds import PATIENCE, Background, World
+from worlds import PATIENCE, World
 
 SO_ATTACH_FILTER, SO_DETACH_FILTER = 26, 27
 
@@ -64,6 +66,9 @@ class Link:
         deafen(self._listening)
         cut, self._alive = self._alive, set()
         for client in cut:
+            # What is not acknowledged yet would be sent again and again, and be a sign of life.
+            while fcntl.ioctl(client, termios.TIOCOUTQ, b"0000") != bytes(4):
+                sleep(0.001)
             deafen(client)
 
     def heal(self) -> None:
@@ -90,4 +95,16 @@ def side_by_side(world: World, work: Callable[..., Coroutine[Any, Any, Any]], *a
     """Run a coroutine beside the test: in a thread for the synchronous world, whose calls block, else as a task."""
     if not world.is_sync:
         return asyncio.ensure_future(work(*args))
-    return asyncio.ensure_future(asyncio.to_thread(Background(asyncio.run, work(*args)).result))
+    loop = asyncio.get_running_loop()
+    done = loop.create_future()
+
+    def run() -> None:
+        try:
+            result, error = asyncio.run(work(*args)), None
+        except BaseException as raised:
+            result, error = None, raised
+        with contextlib.suppress(RuntimeError):  # the test has failed, and its loop is closed
+            loop.call_soon_threadsafe(lambda: done.set_exception(error) if error else done.set_result(result))
+
+    threading.Thread(target=run, daemon=True).start()
+    return done

@@ -300,21 +300,28 @@ class PoolSource(Source):
         """A connection of the pool."""
         if os.getpid() != self._pid:
             raise Forked("this pool belongs to the parent process: open one, and a PQ, in the child")
-        is_short = self.outage.is_on and within < math.inf
-        return Session(self, self._getconn(max(within, 0.01) if is_short else None))
+        return Session(self, self._getconn(within, self.outage.is_on))
 
-    def _getconn(self, timeout: float | None) -> Connection:
-        try:
-            conn: Connection = self._pool.getconn(timeout)
+    def _getconn(self, within: float, is_lost: bool) -> Connection:
+        """A connection that is not known to be dead.
+
+        Args:
+            within: seconds to wait at most if the server is out of reach; otherwise the pool's own patience counts.
+            is_lost: whether it is.
+        """
+        while True:
+            try:
+                timeout = max(within, 0.01) if is_lost and within < math.inf else None
+                conn: Connection = self._pool.getconn(timeout)
+            except psycopg.Error as error:
+                raise translate(error, schema=self.schema, lost=is_lost) from error
+            if _is_alive(conn):
+                self.can_reconnect = True
+                return conn
             # After the server was away a pool may have as many dead connections as it has any.
-            while not _is_alive(conn):
-                conn.close()
-                self._pool.putconn(conn)
-                conn = self._pool.getconn(timeout)
-            self.can_reconnect = True
-            return conn
-        except psycopg.Error as error:
-            raise translate(error, schema=self.schema, lost=self.outage.is_on) from error
+            is_lost = True
+            conn.close()
+            self._pool.putconn(conn)
 
     def hold(self, transaction: Transaction | None, session: Session | None = None) -> None:
         """Nothing to note: there are other connections."""
@@ -322,7 +329,7 @@ class PoolSource(Source):
     def acquire_another(self) -> Session | None:
         """Another connection of the pool, if it has one to spare: those who wait may all hold one."""
         try:
-            return Session(self, self._getconn(0.01))
+            return Session(self, self._getconn(0.01, True))
         except psycopg.OperationalError:
             return None
 
