@@ -157,9 +157,9 @@ _KNOWN: dict[str, tuple[type[Error] | None, str]] = {
     # Of our statements and commits only a NOTIFY that finds no room gives it.
     "54000": (
         NotifyQueueFull,
-        "rolled back: a session listens and has not ended its transaction (queue_health names it; "
-        "pg_notification_queue_usage() tells how full it is): end that session, or put with notify=False, in SQL "
-        "notify => false: consumers that poll find the job",
+        "rolled back: a session listens and does not end its transaction; queue_health names it. End that, then "
+        "`select pg_notification_queue_usage()`, which also makes the room free. Until then put with notify=False, in "
+        "SQL notify => false: consumers look now and then all the same",
     ),
     "42P05": (None, _PREPARED),
     "26000": (None, _PREPARED),
