@@ -239,10 +239,13 @@ class PQ:
             error: by which it lost its connection, or got none.
             left: seconds until its time is over.
         """
-        if left <= 0 or not self._source.can_reconnect or self._joined() is not None:
+        if not self._source.can_reconnect or self._joined() is not None:
             return False
         self.check_open()
-        until = monotonic() + min(left, self.outage.begin(error))
+        pause = self.outage.begin(error)
+        if left <= 0:
+            return False
+        until = monotonic() + min(left, pause)
         while (pause := until - monotonic()) > 0:
             sleep(min(pause, SLICE))
             self.check_open()
