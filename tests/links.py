@@ -91,6 +91,14 @@ def restart_after_crash(server: Server) -> None:
             assert monotonic() < patience, server.log()
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    """Until this is so, while the other tasks go on."""
+    patience = monotonic() + PATIENCE
+    while not condition():
+        assert monotonic() < patience
+        await asyncio.sleep(0.01)
+
+
 def side_by_side(world: World, work: Callable[..., Coroutine[Any, Any, Any]], *args: Any) -> asyncio.Future[Any]:
     """Run a coroutine beside the test: in a thread for the synchronous world, whose calls block, else as a task."""
     if not world.is_sync:

@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 from conftest import FOUND
-from links import side_by_side
+from links import side_by_side, until
 from servers import Server
 from worlds import PATIENCE, World
 
@@ -108,8 +108,7 @@ async def test_with_a_synchronous_standby_nothing_acknowledged_is_lost_and_all_g
     serving = side_by_side(world, serve)
     await asyncio.to_thread(sleepers.wait)
     producing = side_by_side(world, produce, pq["apples"], acknowledged, 400)
-    while len(acknowledged) < 100:
-        await asyncio.sleep(0.01)
+    await until(lambda: len(acknowledged) >= 100)
     await asyncio.to_thread(pair.fail_over)
     before = len(acknowledged)
     await asyncio.wait_for(producing, PATIENCE)

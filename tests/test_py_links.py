@@ -14,7 +14,7 @@ from typing import Any
 import psycopg
 import pytest
 from conftest import FOUND
-from links import Link, restart_after_crash, side_by_side
+from links import Link, restart_after_crash, side_by_side, until
 from servers import Server
 from worlds import PATIENCE, World, plain
 
@@ -271,8 +271,8 @@ async def test_a_look_into_a_queue_that_nobody_answers_leaves_no_doubt(world, li
     numbers = {"keepalives": 0, "tcp_user_timeout": 1000, "connect_timeout": 2}
     queue = world.pq(psycopg.conninfo.make_conninfo(world.dsn, **link.address, **numbers))["apples"]
     waiting = side_by_side(world, get, queue)
-    while conn.execute("select count(*) from pg_locks where locktype = 'advisory'").fetchone() != (1,):
-        await asyncio.sleep(0.01)
+    asleep = "select count(*) from pg_locks where locktype = 'advisory'"
+    await until(lambda: conn.execute(asleep).fetchone() == (1,))
     link.cut()
     await told.until("lost the connection")
     link.heal()
