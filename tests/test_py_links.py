@@ -8,13 +8,13 @@ import os
 import socket
 import threading
 from collections.abc import AsyncIterator, Iterator
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 import psycopg
 import pytest
 from conftest import FOUND
-from links import Link, restart_after_crash, side_by_side, until
+from links import Link, restart_after_crash, side_by_side
 from servers import Server
 from worlds import PATIENCE, World, plain
 
@@ -266,13 +266,13 @@ async def test_a_link_that_is_cut_is_noticed_in_time_and_replaced(world, link, s
     await there.close()
 
 
-async def test_a_look_into_a_queue_that_nobody_answers_leaves_no_doubt(world, link, conn, told):
-    """Who waits looks every two seconds: without keepalives that is what notices, and no job was on its way."""
-    numbers = {"keepalives": 0, "tcp_user_timeout": 1000, "connect_timeout": 2}
+async def test_a_look_into_a_queue_that_nobody_answers_leaves_no_doubt(world, link, sleepers, conn, told, monkeypatch):
+    """Who waits looks now and then, here before keepalives could notice: no job was on its way, so it goes on."""
+    monkeypatch.setattr(world.listener, "POLL", 0.5)
+    numbers = SHORT | {"keepalives_idle": 5, "tcp_user_timeout": 1000}
     queue = world.pq(psycopg.conninfo.make_conninfo(world.dsn, **link.address, **numbers))["apples"]
     waiting = side_by_side(world, get, queue)
-    asleep = "select count(*) from pg_locks where locktype = 'advisory'"
-    await until(lambda: conn.execute(asleep).fetchone() == (1,))
+    await asyncio.to_thread(sleepers.wait)
     link.cut()
     await told.until("lost the connection")
     link.heal()
@@ -350,6 +350,32 @@ async def test_a_backend_that_dies_under_a_wait_is_replaced(world, sleepers, con
     assert await asyncio.wait_for(waiting, PATIENCE) == 1
     # A pool may hand out one that the server is just about to end: then it is lost once more.
     assert told.texts == ["lost the connection", "connected"] * (len(told.texts) // 2)
+
+
+async def test_a_connection_that_is_lost_when_the_time_is_over_ends_no_iteration(world, sleepers, conn):
+    def lose() -> None:
+        sleepers.before = lambda: None
+        conn.execute(KILL_OTHERS)
+        sleep(0.3)
+
+    sleepers.before = lose
+    iterating = side_by_side(world, iterate, world.pq()["apples"])
+    for _ in range(2):
+        await asyncio.to_thread(sleepers.wait)
+    conn.execute("select queue_put('apples', '1')")
+    assert await asyncio.wait_for(iterating, PATIENCE) == 1
+
+
+async def test_a_take_whose_begin_is_lost_begins_again(world, gate):
+    queue = world.pq(psycopg.conninfo.make_conninfo(world.dsn, **gate.address))["apples"]
+    await queue.put(1)
+    gate.cut(b"BEGIN", False)
+    async with queue.take(timeout=PATIENCE) as job:
+        assert job.data == 1
+    gate.cut(b"BEGIN", False)
+    with pytest.raises(errors.ConnectionLost):
+        async with queue.take(block=False):
+            pass
 
 
 async def test_dead_connections_of_a_pool_fail_nobody_who_had_done_nothing_yet(world, conn):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import shutil
 import socket
@@ -86,9 +87,12 @@ def pooler(server: Server, tmp_path: Path, mode: str) -> Iterator[Pooler]:
 
 
 @pytest.fixture
-def through(world: World, pooler: Pooler) -> World:
-    """The world whose addresses go through the pooler."""
+def through(world: World, pooler: Pooler, mode: str) -> World:
+    """The world whose addresses go through the pooler, which has several sessions of the server and uses all in turn."""
     world.dsn = psycopg.conninfo.make_conninfo(world.dsn, **pooler.address)
+    with contextlib.ExitStack() as stack:
+        for _ in range(3 if mode == "transaction" else 0):
+            stack.enter_context(psycopg.connect(world.dsn)).execute("select 1")
     return world
 
 
