@@ -88,7 +88,7 @@ def pooler(server: Server, tmp_path: Path, mode: str) -> Iterator[Pooler]:
 
 @pytest.fixture
 def through(world: World, pooler: Pooler, mode: str) -> World:
-    """The world whose addresses go through the pooler, which has several sessions of the server and uses all in turn."""
+    """The world whose addresses go through the pooler, which uses several sessions of the server in turn."""
     world.dsn = psycopg.conninfo.make_conninfo(world.dsn, **pooler.address)
     with contextlib.ExitStack() as stack:
         for _ in range(3 if mode == "transaction" else 0):
