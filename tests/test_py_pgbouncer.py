@@ -227,6 +227,17 @@ async def test_prepared_statements_of_a_connection_of_the_callers_tell_what_to_s
     assert isinstance(caught.value, errors.Error)
 
 
+async def test_on_our_connections_nothing_is_prepared_that_another_client_could_find(through):
+    """As before, but by addresses: both would call their first prepared statement by the same name."""
+    queues = [through.pq()["apples"] for _ in range(2)]
+    for n in range(30):
+        await queues[0].put(n)
+        assert await queues[1].count() == n + 1
+    conn = await through.connect(autocommit=True, prepare_threshold=None)
+    for _ in range(8):
+        assert await (await conn.execute("select count(*) from pg_prepared_statements")).fetchone() == (0,)
+
+
 async def test_the_schema_is_installed_through_it(through, conn):
     conn.execute("create schema billing")
     pq = through.pq(schema="billing")
