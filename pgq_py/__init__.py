@@ -19,9 +19,11 @@ from ._version import SCHEMA_VERSION, __version__
 from .calls import Finding, JobId, Right, Settings, Stats
 from .codecs import Serializer
 from .errors import Empty, Error, LeaseLost
+from .links import KEEPALIVES
 from .times import Duration, When
 
 __all__ = [
+    "KEEPALIVES",
     "PQ",
     "SCHEMA_VERSION",
     "AsyncDeadJob",

@@ -44,6 +44,8 @@ class Call(Generic[T]):
     read: Callable[[Answer], T]
     # Of a put: it can be repeated, should nobody know whether it was done.
     dedupe_key: str | None = None
+    # Whether it matters that nobody knows whether it was done: not of one that changes nothing.
+    matters: bool = True
     # Of a call that only prepares another: that one is what rights are asked for.
     wanted: Call[Any] | None = None
 
@@ -250,6 +252,10 @@ def _first(answer: Answer) -> Any:
 
 def _nothing(answer: Answer) -> None:
     return None
+
+
+BACKEND_PID: Call[int] = Call(Statement("select pg_backend_pid()", ()), (), _first, matters=False)
+"""Which process of the server it is."""
 
 
 def _id(answer: Answer) -> JobId:
@@ -481,7 +487,7 @@ class Calls:
 
     def isolation(self) -> Call[str]:
         """The isolation level of the transaction."""
-        return Call(self._isolation, (), _first)
+        return Call(self._isolation, (), _first, matters=False)
 
     def put(
         self,
@@ -636,7 +642,7 @@ class Calls:
 
     def wait(self, queues: Sequence[str]) -> Call[timedelta | None]:
         """How long until the next job comes due."""
-        return Call(self._wait, (queues,), _first)
+        return Call(self._wait, (queues,), _first, matters=False)
 
     def next_at(self, queue: str) -> Call[datetime | None]:
         """When the next job comes due."""
@@ -644,11 +650,11 @@ class Calls:
 
     def listen(self, queues: Sequence[str]) -> Call[None]:
         """Be notified of jobs of these queues."""
-        return Call(self._listen, (list(queues),), _nothing)
+        return Call(self._listen, (list(queues),), _nothing, matters=False)
 
     def unlisten(self, queues: Sequence[str]) -> Call[None]:
         """Be notified no more."""
-        return Call(self._unlisten, (list(queues),), _nothing)
+        return Call(self._unlisten, (list(queues),), _nothing, matters=False)
 
     def update(self, queue: str, id: int, payload: Payload, receipt: bytes | None = None) -> Call[bool]:
         """Other data for a job; with a receipt only while that lease is good."""

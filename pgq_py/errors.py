@@ -102,6 +102,14 @@ class LockTimeout(Error, pg.LockNotAvailable):
     """A lock could not be had within lock_timeout (55P03)."""
 
 
+class DiskFull(Error, pg.DiskFull):
+    """The server has no room left (53100); what was to be stored was not."""
+
+
+class NotifyQueueFull(Error, pg.ProgramLimitExceeded):
+    """The server's queue of notifications is full, and the transaction rolled back (54000)."""
+
+
 class ConnectionLost(Error, psycopg.OperationalError):
     """The connection to PostgreSQL is gone."""
 
@@ -126,10 +134,12 @@ _UNKNOWN = (
 )
 _LOST = (
     "the connection to PostgreSQL is gone; what it had not committed was rolled back, and jobs taken are back. "
-    "If it was closed for idling in a transaction, the work is too long for one: keep transactions short"
+    "If it was closed for idling in a transaction, the work is too long for one: keep transactions short, or lease "
+    "the job (queue.lease)"
 )
-# By SQLSTATE: our class, and what to do.
-_KNOWN: dict[str, tuple[type[Error], str]] = {
+_PREPARED = "through a pooler such as PgBouncer, connect with prepare_threshold=None"
+# By SQLSTATE: our class, where there is one, and what to do.
+_KNOWN: dict[str, tuple[type[Error] | None, str]] = {
     "3F000": (NotInstalled, ""),
     "42883": (NotInstalled, ""),
     "42501": (NotAllowed, ""),
@@ -144,11 +154,23 @@ _KNOWN: dict[str, tuple[type[Error], str]] = {
     "22P02": (PayloadError, "data that is not JSON, or text where a number belongs"),
     "22P05": (PayloadError, "the data has a character that PostgreSQL can't store as JSON"),
     "54001": (PayloadError, "the data is nested too deep"),
+    "53100": (DiskFull, "what was committed is safe, this was not stored: make room on the server's disk"),
+    # Of our statements and commits only a NOTIFY that finds no room gives it.
+    "54000": (
+        NotifyQueueFull,
+        "rolled back: a session listens and does not end its transaction; queue_health names it. End that, then "
+        "`select pg_notification_queue_usage()`, which also makes the room free. Until then put with notify=False, in "
+        "SQL notify => false: consumers look now and then all the same",
+    ),
+    "42P05": (None, _PREPARED),
+    "26000": (None, _PREPARED),
     "QU001": (QueueFull, "in Python: queue.configure(max_depth=...)"),
     "QU002": (PayloadTooLarge, "in Python: queue.configure(max_bytes=...)"),
     "22007": (TimeError, "not a time"),
     "22008": (TimeError, "the time is out of range"),
 }
+# Sessions that these end had not begun to commit.
+_ROLLED_BACK = {"25P03", "25P04"}
 # The link is gone, whatever the statement was: administrator shutdown, crash, and the
 # timeouts that end the session (idle in transaction, whole transaction).
 _GONE = {"57P01", "57P02", "57P03", "25P03", "25P04", "08000", "08003", "08006"}
@@ -197,7 +219,8 @@ def translate(
     if known is NotInstalled:
         remedy = f"the queue is not installed in the schema {schema!r}: run `pgq-py migrate`, or pq.create()"
     elif state in _GONE or (lost and known is None):
-        known, remedy = (CommitUnknown, _UNKNOWN) if committing else (ConnectionLost, _LOST)
+        unknown = committing and state not in _ROLLED_BACK
+        known, remedy = (CommitUnknown, _UNKNOWN) if unknown else (ConnectionLost, _LOST)
     elif known is NotAllowed and advice is not None and not error.diag.message_hint:
         remedy = advice()
     ours = _class_for(error) if known is None else known

@@ -14,10 +14,10 @@ from typing import Any
 
 import psycopg
 from psycopg import sql
-from psycopg.conninfo import conninfo_to_dict
 
 from . import resources
 from .errors import Error
+from .links import with_keepalives
 
 VERSION_TABLE = "queue_migration"
 """Where a schema's version is kept: one row, or none when nothing is installed."""
@@ -60,7 +60,7 @@ def connect(conninfo: str | Mapping[str, Any]) -> psycopg.Connection[tuple[Any, 
     that can't be reached.
     """
     try:
-        parameters = conninfo_to_dict(conninfo) if isinstance(conninfo, str) else dict(conninfo)
+        parameters = with_keepalives(conninfo)
     except psycopg.ProgrammingError:
         # Not chained, and without its text: libpq quotes the DSN, and with it the password.
         raise MigrationError("the DSN can't be read: neither postgresql://… nor key=value pairs") from None

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import psycopg
 from psycopg.conninfo import make_conninfo
 
-from .._compat import async_call
+from .._compat import async_call, async_sleep
 from .._version import SCHEMA_VERSION
 from ..calls import Call, Calls, Finding, Right, Stats
 from ..codecs import Serializer
 from ..errors import Closed, NotAllowed, VersionMismatch
 from ..hosts import find_async_host
+from ..links import Outage
 from ..signatures import Keys, Secret
 from ..times import Duration
+from .listener import SLICE
 from .queue import AsyncQueue, AsyncQueueSet
 from .session import AsyncDialSource, AsyncPoolSource, AsyncSession, AsyncSource
 from .transaction import AsyncTransaction, innermost
@@ -217,18 +221,27 @@ class AsyncPQ:
         finally:
             await self._source.release(session)
 
-    def session(self) -> AsyncUse:
-        """A context with the connection to use here and now: the open transaction's, or one for this while."""
-        return AsyncUse(self)
+    def session(self, within: float = math.inf) -> AsyncUse:
+        """A context with the connection to use here and now: the open transaction's, or one for this while.
+
+        Args:
+            within: seconds to wait for one at most, while the server is out of reach.
+        """
+        return AsyncUse(self, within)
 
     def _joined(self) -> AsyncSession | None:
         transaction = innermost(self)
         return None if transaction is None else transaction.session
 
-    async def acquire(self, wanted: Call[Any] | None = None) -> AsyncSession:
-        """A session of our own, its schema checked the first time; for this call, if it is for one."""
+    async def acquire(self, wanted: Call[Any] | None = None, within: float = math.inf) -> AsyncSession:
+        """A session of our own, its schema checked the first time.
+
+        Args:
+            wanted: the call that it is for, if it is for one.
+            within: seconds to wait for one at most, while the server is out of reach.
+        """
         self.check_open()
-        session = await self._source.acquire()
+        session = await self._source.acquire(within)
         if not self._checked:
             try:
                 await self._check_version(session, wanted)
@@ -240,6 +253,30 @@ class AsyncPQ:
     async def release(self, session: AsyncSession) -> None:
         """Give a session back."""
         await self._source.release(session)
+
+    @property
+    def outage(self) -> Outage:
+        """Whether the server is out of reach for those who wait."""
+        return self._source.outage
+
+    async def reconnect(self, error: BaseException, left: float) -> bool:
+        """Pause before a call that waits for jobs tries again; False if it can't: then the error stands.
+
+        Args:
+            error: by which it lost its connection, or got none.
+            left: seconds until its time is over.
+        """
+        if not self._source.can_reconnect or self._joined() is not None:
+            return False
+        self.check_open()
+        pause = self.outage.begin(error)
+        if left <= 0:
+            return False
+        until = monotonic() + min(left, pause)
+        while (pause := until - monotonic()) > 0:
+            await async_sleep(min(pause, SLICE))
+            self.check_open()
+        return True
 
     async def _check_version(self, session: AsyncSession, wanted: Call[Any] | None) -> None:
         """Once for each PQ: the schema and the package must fit.
@@ -289,17 +326,18 @@ class AsyncPQ:
 class AsyncUse:
     """The context that `session` makes. Not a generator's: this is on the path of every get."""
 
-    __slots__ = ("_own", "_pq")
+    __slots__ = ("_own", "_pq", "_within")
 
-    def __init__(self, pq: AsyncPQ) -> None:
+    def __init__(self, pq: AsyncPQ, within: float = math.inf) -> None:
         self._pq = pq
+        self._within = within
         self._own: AsyncSession | None = None
 
     async def __aenter__(self) -> AsyncSession:
         joined = self._pq._joined()
         if joined is not None:
             return joined
-        self._own = await self._pq.acquire()
+        self._own = await self._pq.acquire(within=self._within)
         return self._own
 
     async def __aexit__(

@@ -13,7 +13,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from .._compat import async_sleep, jitter
-from ..errors import CannotWait, Error, translate
+from ..errors import CannotWait, ConnectionLost, Error, translate
 
 if TYPE_CHECKING:
     from .client import AsyncPQ
@@ -34,7 +34,7 @@ class AsyncListener:
     """Listens on the channels of some queues while it is entered.
 
     On the connection of the session when that is idle, else on another one where there is one. A
-    transaction that is open, or a host's connection, gets no notifications: then it polls.
+    transaction that is open, a host's connection, or one through a pooler gets no notifications: then it polls.
     """
 
     def __init__(self, pq: AsyncPQ, session: AsyncSession, queues: tuple[str, ...]) -> None:
@@ -68,11 +68,18 @@ class AsyncListener:
             self._on = await self._session.source.acquire_another()
         if self._on is not None:
             try:
+                if await self._is_pooled(self._on):
+                    await self._let_go()
+                    return self
                 await self._start(self._on)
             except BaseException as error:
                 await self.__aexit__(type(error), error, error.__traceback__)
                 raise
         return self
+
+    async def _is_pooled(self, session: AsyncSession) -> bool:
+        source = session.source
+        return await source.look_for_pooler(session) if source.is_pooled is None else source.is_pooled
 
     async def _start(self, session: AsyncSession) -> None:
         async with session.listening.lock:
@@ -97,7 +104,10 @@ class AsyncListener:
         call = self._pq.calls.wait(self._queues)
         due = [await self._session.run(call)]
         if self._on is not None and self._on is not self._session:
-            due.append(await self._on.run(call))  # the one that listens knows whom it may miss
+            try:
+                due.append(await self._on.run(call))  # the one that listens knows whom it may miss
+            except ConnectionLost:
+                await self._let_go()  # the transaction has a connection of its own, and goes on
         return min((time.total_seconds() for time in due if time is not None), default=POLL)
 
     async def sleep(self, seconds: float) -> bool:
@@ -117,6 +127,9 @@ class AsyncListener:
                 async for _ in conn.notifies(timeout=min(left, slice), stop_after=1):
                     listening.heard += 1
             except psycopg.Error as error:
+                if self._on is not self._session and conn.closed:
+                    await self._let_go()
+                    return False
                 raise translate(error, schema=self._pq.schema, lost=conn.closed) from error
             if listening.heard != self._heard:
                 self._heard = listening.heard

@@ -21,7 +21,7 @@ import psycopg
 
 from ..calls import Call, JobId, Right, Settings, Stats, Taken, check_count, check_name
 from ..codecs import JSON, Codec, Payload, Serializer, SerializerCodec
-from ..errors import DecodeError, Empty, Error, TransactionAborted
+from ..errors import CommitUnknown, ConnectionLost, DecodeError, Empty, Error, TransactionAborted
 from ..failures import caller_of, describe, is_interruption, left_by_exception
 from ..times import Duration, When
 from .job import AsyncDeadJob, AsyncJob
@@ -88,11 +88,17 @@ class AsyncConsumer(ABC):
         Inside a transaction it waits with the transaction open, and looks every half second at most:
         to wait, `take` is better.
 
+        Where a PQ has an address or a pool, waiting outlasts the connection: when that is lost while nothing
+        was taken, it connects again and goes on.
+
         Returns:
             The job, or None if there was none in time.
 
         Raises:
             CannotWait: it would wait inside a transaction above READ COMMITTED.
+            ConnectionLost: the connection is gone: it was yours, or the time was over before there was another.
+            CommitUnknown: it was lost on the way of a job, which may be gone: lease it, or `take`, where that
+                must not be.
         """
         jobs = await self._take_or_wait(self._get_calls(1), block, timeout)
         return jobs[0] if jobs else None
@@ -192,14 +198,28 @@ class AsyncConsumer(ABC):
             ),
             block,
             timeout,
+            is_lease=True,
         )
 
-    async def _take_or_wait(self, make: MakeCalls, block: bool, timeout: float | None) -> Jobs:
+    async def _take_or_wait(self, make: MakeCalls, block: bool, timeout: float | None, is_lease: bool = False) -> Jobs:
         deadline = None if timeout is None else monotonic() + timeout
+        while True:
+            try:
+                return await self._take_or_wait_once(make, block, timeout, deadline)
+            except ConnectionLost as error:
+                # A lease that nobody knows of runs out; a job that was taken would be gone.
+                is_harmless = is_lease or not isinstance(error, CommitUnknown)
+                if not (block and is_harmless and await self._pq.reconnect(error, _left(deadline))):
+                    raise
+
+    async def _take_or_wait_once(
+        self, make: MakeCalls, block: bool, timeout: float | None, deadline: float | None
+    ) -> Jobs:
         taken: dict[int, Taken] = {}
         try:
-            async with self._pq.session() as session:
+            async with self._pq.session(_left(deadline)) as session:
                 jobs = await self._take(session, make, taken)
+                self._pq.outage.end()
                 if not jobs and may_wait(block, timeout):
 
                     async def attempt(unlisten: Sequence[str] = ()) -> Jobs:
@@ -296,7 +316,7 @@ class AsyncConsumer(ABC):
                 return jobs
             pause = await listener.wait()
             jobs = await attempt()
-            left = float("inf") if deadline is None else deadline - monotonic()
+            left = _left(deadline)
             if jobs or left <= 0:
                 return jobs
             is_woken = await listener.sleep(min(left, pause))
@@ -305,9 +325,18 @@ class AsyncConsumer(ABC):
     __contains__ = None
 
     async def __aiter__(self) -> AsyncGenerator[AsyncJob | None, None]:
-        """Take job after job, each gone when it is yielded; None after `timeout` idle seconds, and on."""
+        """Take job after job, each gone when it is yielded; None after `timeout` idle seconds, and on.
+
+        Also while the server is out of reach, once it has been reached.
+        """
         while True:
-            yield await self.get(timeout=self.timeout)
+            try:
+                job = await self.get(timeout=self.timeout)
+            except ConnectionLost as error:
+                if isinstance(error, CommitUnknown) or not self._pq.outage.is_on:
+                    raise
+                job = None
+            yield job
 
     async def consume(self, timeout: float | None = None) -> AsyncGenerator[AsyncJob, None]:
         """Take job after job, each gone when it is yielded; end when idle for TIMEOUT seconds.
@@ -390,14 +419,23 @@ class AsyncTake:
     async def __aenter__(self) -> AsyncJob | None:
         """Wait for a job outside of any transaction of ours, so that an idle consumer holds nothing back."""
         deadline = None if self._timeout is None else monotonic() + self._timeout
+        while True:
+            try:
+                return await self._enter(deadline)
+            except ConnectionLost as error:  # whatever was taken is back
+                if not (self._block and await self._consumer._pq.reconnect(error, _left(deadline))):
+                    raise
+
+    async def _enter(self, deadline: float | None) -> AsyncJob | None:
         pq = self._consumer._pq
         try:
-            session = await self._held.enter_async_context(pq.session())
+            session = await self._held.enter_async_context(pq.session(_left(deadline)))
 
             async def attempt() -> Jobs:
                 return await self._attempt(session)
 
             jobs = await attempt()
+            pq.outage.end()
             if not jobs and may_wait(self._block, self._timeout):
                 names = self._consumer._order()
                 listener = await self._held.enter_async_context(AsyncListener(pq, session, names))
@@ -824,6 +862,10 @@ class AsyncQueueSet(AsyncConsumer):
         self._at_once = place == self._turn
         self._turn = (place + 1) % len(self._names)
         return self._members[name]
+
+
+def _left(deadline: float | None) -> float:
+    return float("inf") if deadline is None else deadline - monotonic()
 
 
 def may_wait(block: bool, timeout: float | None) -> bool:

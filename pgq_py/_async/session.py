@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import os
 from collections import Counter
 from collections.abc import Callable
@@ -12,16 +14,19 @@ import psycopg
 from psycopg.pq import PipelineStatus, TransactionStatus
 
 from .._compat import AsyncLock, async_sleep, jitter
-from ..calls import Call
+from ..calls import BACKEND_PID, Call
 from ..driver import Answer, Execution, Statement, forget_prepared
 from ..errors import Closed, ConnectionBusy, Forked, PayloadError, TransactionConflict, translate
 from ..hosts import AsyncHost
+from ..links import Outage, with_keepalives
 from ..values import dialect_of
 
 if TYPE_CHECKING:
     from psycopg_pool import AsyncConnectionPool
 
     from .transaction import AsyncTransaction
+
+log = logging.getLogger("pgq_py")
 
 T = TypeVar("T")
 Connection = psycopg.AsyncConnection[Any]
@@ -150,7 +155,7 @@ class AsyncSession:
                     error,
                     schema=self.source.schema,
                     lost=conn.closed,
-                    committing=is_own and conn.closed,
+                    committing=is_own and conn.closed and call.matters,
                     dedupe_key=call.dedupe_key,
                     advice=lambda: call.advice(self.source.schema, conn.info.user),
                 ) from error
@@ -219,11 +224,20 @@ class AsyncSource:
         # The transaction that has the only connection for itself, and its session.
         self.holder: AsyncTransaction | None = None
         self._holding: AsyncSession | None = None
+        self.outage = Outage()
+        # Whether it was connected, and so whatever ends a connection may pass.
+        self.can_reconnect = False
+        # Whether a pooler stands between us and the server; None as long as nobody has looked.
+        self.is_pooled: bool | None = None
         self._conn = conn
         self._pid = os.getpid()
 
-    async def acquire(self) -> AsyncSession:
-        """A session; give it back with `release`."""
+    async def acquire(self, within: float = math.inf) -> AsyncSession:
+        """A session; give it back with `release`.
+
+        Args:
+            within: seconds to wait for one at most, while the server is out of reach.
+        """
         if os.getpid() != self._pid:
             raise Forked("this connection belongs to the parent process: open one, and a PQ, in the child")
         if self._conn is not None and self._conn.closed:
@@ -237,6 +251,23 @@ class AsyncSource:
     async def acquire_another(self) -> AsyncSession | None:
         """One more while a transaction has the first; None where there is no other."""
         return None
+
+    async def look_for_pooler(self, session: AsyncSession) -> bool:
+        """Whether a pooler stands between us and the server; said once in the log, with what follows.
+
+        A pooler answers the client's greeting itself, and makes up the number of the process in it. In which mode it
+        is can't be told: one that has idle servers hands us the same again in any. So behind each we poll, rather than
+        leave locks and LISTENs in sessions that are others' next.
+        """
+        greeted = (await session.connection()).info.backend_pid
+        was_known = self.is_pooled is not None
+        self.is_pooled = await session.run(BACKEND_PID) != greeted
+        if self.is_pooled and not was_known:
+            log.warning(
+                "this connection goes through a pooler such as PgBouncer, where LISTEN can't be relied on: whoever "
+                "waits for jobs looks for them every half second. Give consumers the address of the server itself"
+            )
+        return self.is_pooled
 
     def check_holder(self, session: AsyncSession) -> None:
         """Raises `ConnectionBusy` if a transaction on another session has the only connection."""
@@ -265,18 +296,32 @@ class AsyncPoolSource(AsyncSource):
         super().__init__(schema)
         self._pool = pool
 
-    async def acquire(self) -> AsyncSession:
+    async def acquire(self, within: float = math.inf) -> AsyncSession:
         """A connection of the pool."""
         if os.getpid() != self._pid:
             raise Forked("this pool belongs to the parent process: open one, and a PQ, in the child")
-        return AsyncSession(self, await self._getconn(None))
+        return AsyncSession(self, await self._getconn(within, self.outage.is_on))
 
-    async def _getconn(self, timeout: float | None) -> Connection:
-        try:
-            conn: Connection = await self._pool.getconn(timeout)
-            return conn
-        except psycopg.Error as error:
-            raise translate(error, schema=self.schema) from error
+    async def _getconn(self, within: float, is_lost: bool) -> Connection:
+        """A connection that is not known to be dead.
+
+        Args:
+            within: seconds to wait at most if the server is out of reach; otherwise the pool's own patience counts.
+            is_lost: whether it is.
+        """
+        while True:
+            try:
+                timeout = max(within, 0.01) if is_lost and within < math.inf else None
+                conn: Connection = await self._pool.getconn(timeout)
+            except psycopg.Error as error:
+                raise translate(error, schema=self.schema, lost=is_lost) from error
+            if _is_alive(conn):
+                self.can_reconnect = True
+                return conn
+            # After the server was away a pool may have as many dead connections as it has any.
+            is_lost = True
+            await conn.close()
+            await self._pool.putconn(conn)
 
     def hold(self, transaction: AsyncTransaction | None, session: AsyncSession | None = None) -> None:
         """Nothing to note: there are other connections."""
@@ -284,7 +329,7 @@ class AsyncPoolSource(AsyncSource):
     async def acquire_another(self) -> AsyncSession | None:
         """Another connection of the pool, if it has one to spare: those who wait may all hold one."""
         try:
-            return AsyncSession(self, await self._getconn(0.01))
+            return AsyncSession(self, await self._getconn(0.01, True))
         except psycopg.OperationalError:
             return None
 
@@ -309,7 +354,7 @@ class AsyncDialSource(AsyncSource):
         self._inherited: list[Connection] = []
         self._closed = False
 
-    async def acquire(self) -> AsyncSession:
+    async def acquire(self, within: float = math.inf) -> AsyncSession:
         """An idle connection, or a new one."""
         if os.getpid() != self._pid:
             # The parent's: not used, not closed, not even collected here.
@@ -320,20 +365,38 @@ class AsyncDialSource(AsyncSource):
             if _is_alive(conn):
                 return AsyncSession(self, conn)
             await conn.close()
+        session = AsyncSession(self, await self._connect(within))
         try:
-            conn = await psycopg.AsyncConnection.connect(
-                self.conninfo, autocommit=True, fallback_application_name="pgq_py"
+            if await self.look_for_pooler(session):
+                # What is prepared stays in one session of the server, and another has something else by that name.
+                (await session.connection()).prepare_threshold = None
+        except BaseException:
+            await (await session.connection()).close()
+            raise
+        self.can_reconnect = True
+        return session
+
+    async def _connect(self, within: float) -> Connection:
+        try:
+            parameters = with_keepalives(self.conninfo)
+            if self.outage.is_on and within < math.inf:
+                patience = float(parameters.get("connect_timeout", 0)) or within
+                parameters["connect_timeout"] = max(1, math.ceil(min(within, patience)))
+            return await psycopg.AsyncConnection.connect(
+                autocommit=True, fallback_application_name="pgq_py", **parameters
             )
         except psycopg.Error as error:
             raise translate(error, schema=self.schema, lost=True) from error
-        return AsyncSession(self, conn)
 
     def hold(self, transaction: AsyncTransaction | None, session: AsyncSession | None = None) -> None:
         """Nothing to note: there are other connections."""
 
     async def acquire_another(self) -> AsyncSession | None:
-        """One more connection."""
-        return await self.acquire()
+        """One more connection, if there is one to be had."""
+        try:
+            return await self.acquire()
+        except psycopg.OperationalError:
+            return None
 
     async def release(self, session: AsyncSession) -> None:
         """Kept if it is idle and whole."""

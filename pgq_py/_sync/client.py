@@ -3,21 +3,25 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import psycopg
 from psycopg.conninfo import make_conninfo
 
-from .._compat import call
+from .._compat import call, sleep
 from .._version import SCHEMA_VERSION
 from ..calls import Call, Calls, Finding, Right, Stats
 from ..codecs import Serializer
 from ..errors import Closed, NotAllowed, VersionMismatch
 from ..hosts import find_host
+from ..links import Outage
 from ..signatures import Keys, Secret
 from ..times import Duration
+from .listener import SLICE
 from .queue import Queue, QueueSet
 from .session import DialSource, PoolSource, Session, Source
 from .transaction import Transaction, innermost
@@ -216,18 +220,27 @@ class PQ:
         finally:
             self._source.release(session)
 
-    def session(self) -> Use:
-        """A context with the connection to use here and now: the open transaction's, or one for this while."""
-        return Use(self)
+    def session(self, within: float = math.inf) -> Use:
+        """A context with the connection to use here and now: the open transaction's, or one for this while.
+
+        Args:
+            within: seconds to wait for one at most, while the server is out of reach.
+        """
+        return Use(self, within)
 
     def _joined(self) -> Session | None:
         transaction = innermost(self)
         return None if transaction is None else transaction.session
 
-    def acquire(self, wanted: Call[Any] | None = None) -> Session:
-        """A session of our own, its schema checked the first time; for this call, if it is for one."""
+    def acquire(self, wanted: Call[Any] | None = None, within: float = math.inf) -> Session:
+        """A session of our own, its schema checked the first time.
+
+        Args:
+            wanted: the call that it is for, if it is for one.
+            within: seconds to wait for one at most, while the server is out of reach.
+        """
         self.check_open()
-        session = self._source.acquire()
+        session = self._source.acquire(within)
         if not self._checked:
             try:
                 self._check_version(session, wanted)
@@ -239,6 +252,30 @@ class PQ:
     def release(self, session: Session) -> None:
         """Give a session back."""
         self._source.release(session)
+
+    @property
+    def outage(self) -> Outage:
+        """Whether the server is out of reach for those who wait."""
+        return self._source.outage
+
+    def reconnect(self, error: BaseException, left: float) -> bool:
+        """Pause before a call that waits for jobs tries again; False if it can't: then the error stands.
+
+        Args:
+            error: by which it lost its connection, or got none.
+            left: seconds until its time is over.
+        """
+        if not self._source.can_reconnect or self._joined() is not None:
+            return False
+        self.check_open()
+        pause = self.outage.begin(error)
+        if left <= 0:
+            return False
+        until = monotonic() + min(left, pause)
+        while (pause := until - monotonic()) > 0:
+            sleep(min(pause, SLICE))
+            self.check_open()
+        return True
 
     def _check_version(self, session: Session, wanted: Call[Any] | None) -> None:
         """Once for each PQ: the schema and the package must fit.
@@ -288,17 +325,18 @@ class PQ:
 class Use:
     """The context that `session` makes. Not a generator's: this is on the path of every get."""
 
-    __slots__ = ("_own", "_pq")
+    __slots__ = ("_own", "_pq", "_within")
 
-    def __init__(self, pq: PQ) -> None:
+    def __init__(self, pq: PQ, within: float = math.inf) -> None:
         self._pq = pq
+        self._within = within
         self._own: Session | None = None
 
     def __enter__(self) -> Session:
         joined = self._pq._joined()
         if joined is not None:
             return joined
-        self._own = self._pq.acquire()
+        self._own = self._pq.acquire(within=self._within)
         return self._own
 
     def __exit__(

@@ -14,7 +14,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from .._compat import jitter, sleep
-from ..errors import CannotWait, Error, translate
+from ..errors import CannotWait, ConnectionLost, Error, translate
 
 if TYPE_CHECKING:
     from .client import PQ
@@ -35,7 +35,7 @@ class Listener:
     """Listens on the channels of some queues while it is entered.
 
     On the connection of the session when that is idle, else on another one where there is one. A
-    transaction that is open, or a host's connection, gets no notifications: then it polls.
+    transaction that is open, a host's connection, or one through a pooler gets no notifications: then it polls.
     """
 
     def __init__(self, pq: PQ, session: Session, queues: tuple[str, ...]) -> None:
@@ -69,11 +69,18 @@ class Listener:
             self._on = self._session.source.acquire_another()
         if self._on is not None:
             try:
+                if self._is_pooled(self._on):
+                    self._let_go()
+                    return self
                 self._start(self._on)
             except BaseException as error:
                 self.__exit__(type(error), error, error.__traceback__)
                 raise
         return self
+
+    def _is_pooled(self, session: Session) -> bool:
+        source = session.source
+        return source.look_for_pooler(session) if source.is_pooled is None else source.is_pooled
 
     def _start(self, session: Session) -> None:
         with session.listening.lock:
@@ -98,7 +105,10 @@ class Listener:
         call = self._pq.calls.wait(self._queues)
         due = [self._session.run(call)]
         if self._on is not None and self._on is not self._session:
-            due.append(self._on.run(call))  # the one that listens knows whom it may miss
+            try:
+                due.append(self._on.run(call))  # the one that listens knows whom it may miss
+            except ConnectionLost:
+                self._let_go()  # the transaction has a connection of its own, and goes on
         return min((time.total_seconds() for time in due if time is not None), default=POLL)
 
     def sleep(self, seconds: float) -> bool:
@@ -118,6 +128,9 @@ class Listener:
                 for _ in conn.notifies(timeout=min(left, slice), stop_after=1):
                     listening.heard += 1
             except psycopg.Error as error:
+                if self._on is not self._session and conn.closed:
+                    self._let_go()
+                    return False
                 raise translate(error, schema=self._pq.schema, lost=conn.closed) from error
             if listening.heard != self._heard:
                 self._heard = listening.heard

@@ -22,7 +22,7 @@ import psycopg
 
 from ..calls import Call, JobId, Right, Settings, Stats, Taken, check_count, check_name
 from ..codecs import JSON, Codec, Payload, Serializer, SerializerCodec
-from ..errors import DecodeError, Empty, Error, TransactionAborted
+from ..errors import CommitUnknown, ConnectionLost, DecodeError, Empty, Error, TransactionAborted
 from ..failures import caller_of, describe, is_interruption, left_by_exception
 from ..times import Duration, When
 from .job import DeadJob, Job
@@ -89,11 +89,17 @@ class Consumer(ABC):
         Inside a transaction it waits with the transaction open, and looks every half second at most:
         to wait, `take` is better.
 
+        Where a PQ has an address or a pool, waiting outlasts the connection: when that is lost while nothing
+        was taken, it connects again and goes on.
+
         Returns:
             The job, or None if there was none in time.
 
         Raises:
             CannotWait: it would wait inside a transaction above READ COMMITTED.
+            ConnectionLost: the connection is gone: it was yours, or the time was over before there was another.
+            CommitUnknown: it was lost on the way of a job, which may be gone: lease it, or `take`, where that
+                must not be.
         """
         jobs = self._take_or_wait(self._get_calls(1), block, timeout)
         return jobs[0] if jobs else None
@@ -193,14 +199,26 @@ class Consumer(ABC):
             ),
             block,
             timeout,
+            is_lease=True,
         )
 
-    def _take_or_wait(self, make: MakeCalls, block: bool, timeout: float | None) -> Jobs:
+    def _take_or_wait(self, make: MakeCalls, block: bool, timeout: float | None, is_lease: bool = False) -> Jobs:
         deadline = None if timeout is None else monotonic() + timeout
+        while True:
+            try:
+                return self._take_or_wait_once(make, block, timeout, deadline)
+            except ConnectionLost as error:
+                # A lease that nobody knows of runs out; a job that was taken would be gone.
+                is_harmless = is_lease or not isinstance(error, CommitUnknown)
+                if not (block and is_harmless and self._pq.reconnect(error, _left(deadline))):
+                    raise
+
+    def _take_or_wait_once(self, make: MakeCalls, block: bool, timeout: float | None, deadline: float | None) -> Jobs:
         taken: dict[int, Taken] = {}
         try:
-            with self._pq.session() as session:
+            with self._pq.session(_left(deadline)) as session:
                 jobs = self._take(session, make, taken)
+                self._pq.outage.end()
                 if not jobs and may_wait(block, timeout):
 
                     def attempt(unlisten: Sequence[str] = ()) -> Jobs:
@@ -295,7 +313,7 @@ class Consumer(ABC):
                 return jobs
             pause = listener.wait()
             jobs = attempt()
-            left = float("inf") if deadline is None else deadline - monotonic()
+            left = _left(deadline)
             if jobs or left <= 0:
                 return jobs
             is_woken = listener.sleep(min(left, pause))
@@ -304,9 +322,18 @@ class Consumer(ABC):
     __contains__ = None
 
     def __iter__(self) -> Generator[Job | None, None]:
-        """Take job after job, each gone when it is yielded; None after `timeout` idle seconds, and on."""
+        """Take job after job, each gone when it is yielded; None after `timeout` idle seconds, and on.
+
+        Also while the server is out of reach, once it has been reached.
+        """
         while True:
-            yield self.get(timeout=self.timeout)
+            try:
+                job = self.get(timeout=self.timeout)
+            except ConnectionLost as error:
+                if isinstance(error, CommitUnknown) or not self._pq.outage.is_on:
+                    raise
+                job = None
+            yield job
 
     def consume(self, timeout: float | None = None) -> Generator[Job, None]:
         """Take job after job, each gone when it is yielded; end when idle for TIMEOUT seconds.
@@ -389,14 +416,23 @@ class Take:
     def __enter__(self) -> Job | None:
         """Wait for a job outside of any transaction of ours, so that an idle consumer holds nothing back."""
         deadline = None if self._timeout is None else monotonic() + self._timeout
+        while True:
+            try:
+                return self._enter(deadline)
+            except ConnectionLost as error:  # whatever was taken is back
+                if not (self._block and self._consumer._pq.reconnect(error, _left(deadline))):
+                    raise
+
+    def _enter(self, deadline: float | None) -> Job | None:
         pq = self._consumer._pq
         try:
-            session = self._held.enter_context(pq.session())
+            session = self._held.enter_context(pq.session(_left(deadline)))
 
             def attempt() -> Jobs:
                 return self._attempt(session)
 
             jobs = attempt()
+            pq.outage.end()
             if not jobs and may_wait(self._block, self._timeout):
                 names = self._consumer._order()
                 listener = self._held.enter_context(Listener(pq, session, names))
@@ -819,6 +855,10 @@ class QueueSet(Consumer):
         self._at_once = place == self._turn
         self._turn = (place + 1) % len(self._names)
         return self._members[name]
+
+
+def _left(deadline: float | None) -> float:
+    return float("inf") if deadline is None else deadline - monotonic()
 
 
 def may_wait(block: bool, timeout: float | None) -> bool:

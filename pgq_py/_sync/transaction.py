@@ -98,7 +98,8 @@ class Transaction:
         except BaseException as error:
             self._release(session)
             if isinstance(error, psycopg.Error):
-                raise translate(error, schema=self.pq.schema) from error
+                lost = session.raw is not None and session.raw.closed
+                raise translate(error, schema=self.pq.schema, lost=lost) from error
             raise
         self.session = session
         _open.set((*(other for other in _open.get() if other.session is not None), self))

@@ -1,0 +1,95 @@
+"""Links to the server: when one counts as cut, and how a consumer that waits gets the next."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Mapping
+from time import monotonic
+from typing import Any
+
+from psycopg.conninfo import conninfo_to_dict
+
+from ._compat import jitter
+
+log = logging.getLogger("pgq_py")
+
+KEEPALIVES: Mapping[str, int] = {
+    "connect_timeout": 10,
+    "keepalives": 1,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 25_000,
+}
+"""libpq's parameters by which a cut link is noticed within 25 seconds, over TCP; for connections of your own, too:
+`psycopg.connect(address, **KEEPALIVES)`, `ConnectionPool(address, kwargs={**KEEPALIVES})`.
+
+Without them it is two hours where nothing is sent, and a quarter of an hour where something is. A link on which nothing
+moves is asked after 10 s, and given up when three questions, 5 s apart, had no answer: 10 + 3 * 5 = 25 s. What was
+sent must be acknowledged within the same 25 s; that counts from the statement, for keepalives say nothing while
+one is on its way. A consumer that waits sends one every 2 seconds, so it notices within 27. Less would mistake
+a switch that restarts for a cut. A server that does not answer at all is given 10 s for each of its addresses.
+"""
+
+# How long a consumer pauses before it tries to connect again: at first, and at most. Doubled in between, since it
+# is as long as the server has been away. The most is the poll interval: so long may a job wait at any time.
+RETRY_FIRST, RETRY_LAST = 0.05, 2.0
+# How often a log is reminded that there is no connection yet.
+REMIND = 60.0
+
+
+def with_keepalives(address: str | Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters of an address and, where it leaves them open, `KEEPALIVES`.
+
+    They mean nothing on a Unix socket. A service names its parameters in a file that only libpq reads, and
+    what stands here would go before it: such an address is left alone.
+    """
+    given = conninfo_to_dict(address) if isinstance(address, str) else dict(address)
+    if "service" in given or "PGSERVICE" in os.environ:
+        return given
+    ours = {key: value for key, value in KEEPALIVES.items() if key != "connect_timeout"}
+    if "PGCONNECT_TIMEOUT" not in os.environ:
+        ours["connect_timeout"] = KEEPALIVES["connect_timeout"]
+    return {**ours, **given}
+
+
+class Outage:
+    """Whether the server is out of reach, for all who wait on one PQ: the log hears of it once."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._since: float | None = None
+        self._told = 0.0
+        self._first = RETRY_FIRST
+        self._over = -RETRY_LAST
+
+    @property
+    def is_on(self) -> bool:
+        """Whether a connection was lost, and none that works was found since."""
+        return self._since is not None
+
+    def begin(self, error: BaseException) -> float:
+        """A connection was lost, or could not be had; gives how long to pause before the next."""
+        now, reason = monotonic(), str(error.__cause__ or error).partition("\n")[0]
+        with self._lock:
+            if self._since is None:
+                # A connection that worked for a moment only is no reason to hurry.
+                self._first = RETRY_LAST if now - self._over < RETRY_LAST else RETRY_FIRST
+                self._since = self._told = now
+                log.warning("lost the connection to PostgreSQL while waiting for jobs; trying to connect: %s", reason)
+            elif now - self._told > REMIND:
+                self._told = now
+                log.warning("no connection to PostgreSQL for %.0f s; trying on: %s", now - self._since, reason)
+            return jitter(min(RETRY_LAST, max(self._first, now - self._since)))
+
+    def end(self) -> None:
+        """There is a connection that works."""
+        if self._since is None:
+            return
+        with self._lock:
+            since, self._since = self._since, None
+            if since is not None:
+                self._over = monotonic()
+                log.warning("connected to PostgreSQL again, after %.1f s", self._over - since)
