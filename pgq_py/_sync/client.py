@@ -20,6 +20,7 @@ from ..times import Duration
 from .queue import Queue, QueueSet
 from .session import DialSource, PoolSource, Session, Source
 from .transaction import Transaction, innermost
+from .use import Use
 
 if TYPE_CHECKING:
     from psycopg_pool import ConnectionPool
@@ -177,47 +178,52 @@ class PQ:
     def _parameters(self) -> str | dict[str, Any]:
         if isinstance(self._source, DialSource):
             return self._source.conninfo
-        session = self._source.acquire()
+        session = self.new_session()
         try:
+            self._source.acquire(session)
             info = (session.connection()).info
             return {**info.get_parameters(), "password": info.password or None}
         finally:
-            self._source.release(session)
+            session.close()
 
     def run(self, call: Call[T]) -> T:
         """Run one call, in the open transaction of this thread or task if there is one."""
         joined = self._joined()
         if joined is not None:
             return joined.run(call)
-        session = self.acquire()
+        session = self.new_session()
         try:
-            return session.run(call)
-        finally:
-            self._source.release(session)
+            self.acquire(session)
+            result = session.run(call)
+            session.close()
+            return result
+        except BaseException:
+            session.close()
+            raise
 
-    def session(self) -> Use:
-        """A context with the connection to use here and now: the open transaction's, or one for this while."""
-        return Use(self)
+    def is_own(self) -> bool:
+        """Whether a call here and now would be a transaction of its own."""
+        use = Use(self)
+        try:
+            session = use.open()
+            return session.is_own()
+        finally:
+            use.close()
+
+    def new_session(self) -> Session:
+        """A session that has no connection yet."""
+        return Session(self._source)
 
     def _joined(self) -> Session | None:
         transaction = innermost(self)
         return None if transaction is None else transaction.session
 
-    def acquire(self) -> Session:
-        """A session of our own, its schema checked the first time."""
+    def acquire(self, session: Session) -> None:
+        """A connection for the session, its schema checked the first time; `session.close` gives it back."""
         self.check_open()
-        session = self._source.acquire()
+        self._source.acquire(session)
         if not self._checked:
-            try:
-                self._check_version(session)
-            except BaseException:  # Control-C or a cancellation, too: nobody else would give it back
-                self._source.release(session)
-                raise
-        return session
-
-    def release(self, session: Session) -> None:
-        """Give a session back."""
-        self._source.release(session)
+            self._check_version(session)
 
     def _check_version(self, session: Session) -> None:
         """Once for each PQ: the schema and the package must fit.
@@ -255,26 +261,3 @@ class PQ:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-class Use:
-    """The context that `session` makes. Not a generator's: this is on the path of every get."""
-
-    __slots__ = ("_own", "_pq")
-
-    def __init__(self, pq: PQ) -> None:
-        self._pq = pq
-        self._own: Session | None = None
-
-    def __enter__(self) -> Session:
-        joined = self._pq._joined()
-        if joined is not None:
-            return joined
-        self._own = self._pq.acquire()
-        return self._own
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._own is not None:
-            self._pq.release(self._own)

@@ -9,24 +9,25 @@ import socket
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import suppress
 from datetime import datetime
 from functools import cache
 from itertools import islice
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import psycopg
 
 from ..calls import Call, JobId, Settings, Stats, Taken, check_count, check_name
 from ..codecs import JSON, PICKLE, Codec, Serializer, SerializerCodec
-from ..errors import DecodeError, Empty, Error, TransactionAborted
+from ..errors import DecodeError, Empty, Error
 from ..failures import caller_of, describe, is_interruption, left_by_exception
 from ..times import Duration, When
 from .job import DeadJob, Job
 from .listener import Listener
 from .transaction import Transaction, opened_by
+from .use import Taking, Use
 
 if TYPE_CHECKING:
     from .client import PQ
@@ -36,6 +37,8 @@ log = logging.getLogger("pgq_py")
 
 # Jobs in one call of put_many: about 5 MB of small jobs, and one statement's worth of patience.
 BATCH = 10_000
+
+T = TypeVar("T")
 
 # Methods are named as users expect, and so `list` is one of them.
 Jobs: TypeAlias = list[Job]
@@ -89,8 +92,7 @@ class Consumer(ABC):
         Raises:
             CannotWait: it would wait inside a transaction above READ COMMITTED.
         """
-        jobs = self._take_or_wait(self._get_calls(1), block, timeout)
-        return jobs[0] if jobs else None
+        return self._deliver(self._get_calls(1), block, timeout, _first)
 
     def get_nowait(self) -> Job:
         """Take the next job at once.
@@ -98,10 +100,7 @@ class Consumer(ABC):
         Raises:
             Empty: there is none; also a `queue.Empty`.
         """
-        job = self.get(block=False)
-        if job is None:
-            raise Empty("there is no job to take")
-        return job
+        return self._deliver(self._get_calls(1), False, None, _first_or_empty)
 
     def get_many(self, count: int, block: bool = False, timeout: float | None = None) -> Jobs:
         """Take up to COUNT jobs at once, in one round trip; a single one of a large set of queues may need two.
@@ -118,7 +117,7 @@ class Consumer(ABC):
             ValueError: a count below 1.
         """
         check_count(count)
-        return self._take_or_wait(self._get_calls(count), block, timeout)
+        return self._deliver(self._get_calls(count), block, timeout, _all)
 
     def _in_parts(self, count: int) -> Iterator[tuple[str, ...]]:
         """The names to ask, in one call after the other, until there is something."""
@@ -153,8 +152,7 @@ class Consumer(ABC):
         Returns:
             The job, or None if there was none in time.
         """
-        jobs = self.lease_many(1, lease_for, consumer=consumer, block=block, timeout=timeout)
-        return jobs[0] if jobs else None
+        return self._deliver(self._lease_calls(1, lease_for, consumer), block, timeout, _first)
 
     def lease_many(
         self,
@@ -179,55 +177,54 @@ class Consumer(ABC):
             ValueError: a count below 1.
         """
         check_count(count)
+        return self._deliver(self._lease_calls(count, lease_for, consumer), block, timeout, _all)
+
+    def _lease_calls(self, count: int, lease_for: Duration | None, consumer: str | None) -> MakeCalls:
         name = _consumer_of(os.getpid()) if consumer is None else consumer
-        return self._take_or_wait(
-            lambda promote, unlisten: (
-                self._pq.calls.lease(names, count, lease_for, name, promote, unlisten)
-                for names in self._in_parts(count)
-            ),
-            block,
-            timeout,
+        return lambda promote, unlisten: (
+            self._pq.calls.lease(names, count, lease_for, name, promote, unlisten) for names in self._in_parts(count)
         )
 
-    def _take_or_wait(self, make: MakeCalls, block: bool, timeout: float | None) -> Jobs:
-        deadline = None if timeout is None else monotonic() + timeout
-        taken: dict[int, Taken] = {}
+    def _deliver(self, make: MakeCalls, block: bool, timeout: float | None, form: Callable[[Jobs], T]) -> T:
+        """Take jobs, and return what the form makes of them; or give them back, if that does not reach the caller.
+
+        To be returned at once: a line between this and the caller is one at which an interruption loses them.
+        """
+        use = Use(self._pq)
         try:
-            with self._pq.session() as session:
-                jobs = self._take(session, make, taken)
-                if not jobs and may_wait(block, timeout):
-
-                    def attempt(unlisten: Sequence[str] = ()) -> Jobs:
-                        return self._take(session, make, taken, unlisten)
-
-                    with Listener(self._pq, session, self._order()) as listener:
-
-                        def woken() -> Jobs:
-                            return listener.last(attempt)
-
-                        jobs = self._until(listener, attempt, deadline, woken)
-            return jobs
+            jobs = self._take_or_wait(use, make, block, timeout)
+            use.close()
+            return form(jobs)
         except BaseException as error:
-            self._give_back(taken, error)
+            use.let_go(error)
             raise
 
-    def _take(self, session: Session, make: MakeCalls, taken: dict[int, Taken], unlisten: Sequence[str] = ()) -> Jobs:
-        """Take jobs that can be read; those that can't go to the dead. If it gives any, stop to listen.
+    def _take_or_wait(self, use: Use, make: MakeCalls, block: bool, timeout: float | None) -> Jobs:
+        deadline = None if timeout is None else monotonic() + timeout
+        session = use.open()
+        jobs = self._take(use, session, make)
+        if jobs or not may_wait(block, timeout):
+            return jobs
 
-        `taken` holds whatever has left the queue and has not gone to the dead.
-        """
+        def attempt(unlisten: Sequence[str] = ()) -> Jobs:
+            return self._take(use, session, make, unlisten)
 
-        def keep(rows: list[Taken]) -> None:
-            for row in rows:
-                taken[row.id] = row
+        def woken() -> Jobs:
+            return listener.last(attempt)
 
+        listener = use.listen(session, self._order())
+        return self._until(listener, attempt, deadline, woken)
+
+    def _take(self, use: Use, session: Session, make: MakeCalls, unlisten: Sequence[str] = ()) -> Jobs:
+        """Take jobs that can be read; those that can't go to the dead. If it gives any, stop to listen."""
         while True:
             promote = session.is_own()
             rows: list[Taken] = []
             # A commit that fails brings LISTEN back, but not the lock by which putters see who sleeps.
             listen = self._pq.calls.listen(unlisten) if unlisten else None
             for call in make(promote, unlisten):
-                rows = session.run(call, keep, listen)
+                taking = use.taking = Taking(promote)
+                rows = session.run(call, taking.outcome, listen)
                 if rows:
                     break
             jobs = []
@@ -238,38 +235,19 @@ class Consumer(ABC):
                     _ = job.data  # what can't be read must be known before the caller has it
                     jobs.append(job)
                 except DecodeError as error:
-                    log.warning("job %s of queue %r goes to the dead: %s", row.id, row.queue, error)
-                    receipt = row.raw("receipt")
-                    if receipt is None:
-                        session.run(self._pq.calls.bury(row, str(error)))
-                    else:
-                        session.run(self._pq.calls.error(row.queue, row.id, receipt, str(error), bury=True))
-                    del taken[row.id]
+                    self._bury(session, taking, row, str(error))
             if jobs or not rows:
                 return jobs
             if listen is not None:
                 session.run(listen)
 
-    def _give_back(self, taken: dict[int, Taken], error: BaseException) -> None:
-        """Put again, or release, what was taken but never reached the caller, who was interrupted meanwhile.
-
-        What was put again has a new id: the old one is gone with the transaction that took the job.
-        """
-        if not taken:
-            return
-        try:
-            with self._pq.session() as session:
-                for id, row in list(taken.items()):
-                    receipt = row.raw("receipt")
-                    if receipt is None:
-                        session.run(self._pq.calls.put_again(row))
-                    else:
-                        session.run(self._pq.calls.release(row.queue, id, receipt))
-                    del taken[id]
-        except TransactionAborted:
-            pass  # its rollback gives them back
-        except (Error, psycopg.Error) as failed:
-            error.add_note(f"{len(taken)} jobs were taken and could not be given back: {failed}")
+    def _bury(self, session: Session, taking: Taking, row: Taken, reason: str) -> None:
+        log.warning("job %s of queue %r goes to the dead: %s", row.id, row.queue, reason)
+        calls, receipt = self._pq.calls, row.raw("receipt")
+        if receipt is None:
+            session.run(calls.bury(row, reason), taking.going(row))
+        else:
+            session.run(calls.error(row.queue, row.id, receipt, reason, bury=True), taking.going(row))
 
     def _until(
         self,
@@ -307,8 +285,10 @@ class Consumer(ABC):
 
         None goes on for ever.
         """
-        while (job := self.get(timeout=timeout)) is not None:
-            yield job
+        with suppress(Empty):
+            while True:
+                # In one line: see `_deliver`.
+                yield self._deliver(self._get_calls(1), True, timeout, _first_or_empty)
 
     def take(self, block: bool = True, timeout: float | None = None) -> Take:
         """A context with one job, in a transaction: `with queue.take() as job`.
@@ -336,11 +316,15 @@ class Consumer(ABC):
 
     def _listen(self, timeout: float | None, current: _Current) -> Generator[Job, None]:
         while True:
-            current.take = self.take(timeout=timeout)
-            with current.take as job:
-                if job is None:
-                    return
-                yield job
+            take = current.take = self.take(timeout=timeout)
+            try:
+                with take as job:
+                    if job is None:
+                        return
+                    yield job
+            except BaseException as error:
+                take.let_go(error)  # an interruption can come before the first line of an exit
+                raise
 
     def __enter__(self) -> psycopg.Cursor[Any]:
         """Begin a transaction, or a savepoint in the open one; gives a psycopg cursor."""
@@ -378,50 +362,61 @@ class Take:
         self._job: Job | None = None
         self._failure: str | None = None
         # The connection and, if we had to wait, the listening on it: both outlast the transaction.
-        self._held = ExitStack()
+        self._use = Use(consumer._pq)
 
     def __enter__(self) -> Job | None:
         """Wait for a job outside of any transaction of ours, so that an idle consumer holds nothing back."""
-        deadline = None if self._timeout is None else monotonic() + self._timeout
-        pq = self._consumer._pq
         try:
-            session = self._held.enter_context(pq.session())
-
-            def attempt() -> Jobs:
-                return self._attempt(session)
-
-            jobs = attempt()
-            if not jobs and may_wait(self._block, self._timeout):
-                names = self._consumer._order()
-                listener = self._held.enter_context(Listener(pq, session, names))
-                jobs = self._consumer._until(listener, attempt, deadline)
+            self._job = self._take()
+            return self._job
         except BaseException as error:
-            if self._transaction is not None:
-                self._transaction.__exit__(type(error), error, error.__traceback__)
-            self._held.__exit__(type(error), error, error.__traceback__)
+            self.let_go(error)
             raise
-        self._job = jobs[0] if jobs else None
-        return self._job
+
+    def _take(self) -> Job | None:
+        deadline = None if self._timeout is None else monotonic() + self._timeout
+        session = self._use.open()
+
+        def attempt() -> Jobs:
+            return self._attempt(session)
+
+        jobs = attempt()
+        if not jobs and may_wait(self._block, self._timeout):
+            listener = self._use.listen(session, self._consumer._order())
+            jobs = self._consumer._until(listener, attempt, deadline)
+        return _first(jobs)
 
     def _attempt(self, session: Session) -> Jobs:
-        transaction = Transaction(self._consumer._pq, session=session)
+        transaction = self._transaction = Transaction(self._consumer._pq, session=session)
         transaction.__enter__()
-        try:
-            jobs = self._consumer._take(session, self._consumer._get_calls(1), {})
-        except BaseException as error:
-            transaction.__exit__(type(error), error, error.__traceback__)
-            raise
-        if jobs:
-            self._transaction = transaction
-        else:
+        jobs = self._consumer._take(Use(self._consumer._pq), session, self._consumer._get_calls(1))
+        if not jobs:
             transaction.__exit__(None, None, None)
+            self._transaction = None
         return jobs
+
+    def let_go(self, error: BaseException) -> None:
+        """Roll back what is open, and give the connection back. May be repeated; does nothing where all is over."""
+        try:
+            if self._transaction is not None:
+                self._transaction.abandon(error)
+        finally:
+            self._use.close()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
         """Commit; or roll back after an exception, and record it."""
-        transaction, self._transaction = self._transaction, None
+        try:
+            return self._finish(kind, error, trace)
+        except BaseException as raised:
+            self.let_go(raised)
+            raise
+
+    def _finish(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        transaction = self._transaction
         try:
             return None if transaction is None else transaction.__exit__(kind, error, trace)
         except BaseException as raised:
@@ -429,7 +424,7 @@ class Take:
             raise
         finally:
             try:
-                self._held.close()
+                self._use.close()
             finally:
                 # Only now: the connection may be the last one of a pool.
                 self._record(error)
@@ -784,6 +779,20 @@ class QueueSet(Consumer):
         self._at_once = place == self._turn
         self._turn = (place + 1) % len(self._names)
         return self._members[name]
+
+
+def _first(jobs: Jobs) -> Job | None:
+    return jobs[0] if jobs else None
+
+
+def _first_or_empty(jobs: Jobs) -> Job:
+    if not jobs:
+        raise Empty("there is no job to take")
+    return jobs[0]
+
+
+def _all(jobs: Jobs) -> Jobs:
+    return jobs
 
 
 def may_wait(block: bool, timeout: float | None) -> bool:
