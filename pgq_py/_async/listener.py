@@ -42,6 +42,7 @@ class AsyncListener:
         # What it listens on, and that if it is not the given one.
         self._on: AsyncSession | None = None
         self._another: AsyncSession | None = None
+        self._is_over = False
         self._heard = 0
         self._pause = POLL_FIRST
 
@@ -121,11 +122,12 @@ class AsyncListener:
 
     async def stop(self) -> None:
         """Stop to listen, and leave the connection as it was. May be repeated, after an interruption."""
-        if self._on is not None and self in self._on.listening.sleepers:
+        if self._on is not None and not self._is_over:
             # Whoever waited may have a job by now: no failure here shall keep it from him.
             with suppress(Error, psycopg.Error):
                 await self._stop(self._on)
             self._on.listening.sleepers.discard(self)
+            self._is_over = True
         if self._another is not None:
             await self._another.close()
 
@@ -141,8 +143,12 @@ class AsyncListener:
             conn = await session.connection()
             async for _ in conn.notifies(timeout=0):
                 listening.heard += 1
+        self._is_over = True
 
     def _over(self, session: AsyncSession) -> list[str]:
         """Our queues that nobody else on the connection listens to."""
-        others = [other._queues for other in session.listening.sleepers if other is not self]
+        sleepers = session.listening.sleepers
+        if self not in sleepers:
+            return []  # `last` has done it
+        others = [other._queues for other in sleepers if other is not self]
         return [queue for queue in self._queues if not any(queue in queues for queues in others)]

@@ -43,6 +43,7 @@ class Listener:
         # What it listens on, and that if it is not the given one.
         self._on: Session | None = None
         self._another: Session | None = None
+        self._is_over = False
         self._heard = 0
         self._pause = POLL_FIRST
 
@@ -122,11 +123,12 @@ class Listener:
 
     def stop(self) -> None:
         """Stop to listen, and leave the connection as it was. May be repeated, after an interruption."""
-        if self._on is not None and self in self._on.listening.sleepers:
+        if self._on is not None and not self._is_over:
             # Whoever waited may have a job by now: no failure here shall keep it from him.
             with suppress(Error, psycopg.Error):
                 self._stop(self._on)
             self._on.listening.sleepers.discard(self)
+            self._is_over = True
         if self._another is not None:
             self._another.close()
 
@@ -142,8 +144,12 @@ class Listener:
             conn = session.connection()
             for _ in conn.notifies(timeout=0):
                 listening.heard += 1
+        self._is_over = True
 
     def _over(self, session: Session) -> list[str]:
         """Our queues that nobody else on the connection listens to."""
-        others = [other._queues for other in session.listening.sleepers if other is not self]
+        sleepers = session.listening.sleepers
+        if self not in sleepers:
+            return []  # `last` has done it
+        others = [other._queues for other in sleepers if other is not self]
         return [queue for queue in self._queues if not any(queue in queues for queues in others)]
