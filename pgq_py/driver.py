@@ -206,10 +206,11 @@ _local = threading.local()
 
 def _transformer(columns: int) -> abc.Transformer:
     known: dict[Any, Any] = _local.__dict__
-    if columns not in known:
-        known[columns] = Transformer(_ADAPTERS)
-        known[columns].set_loader_types([_BYTEA] * columns, psycopg.pq.Format.BINARY)
-    found: abc.Transformer = known[columns]
+    found: abc.Transformer | None = known.get(columns)
+    if found is None:
+        found = Transformer(_ADAPTERS)
+        found.set_loader_types([_BYTEA] * columns, psycopg.pq.Format.BINARY)
+        known[columns] = found  # last: one without loaders, left by an interruption, crashes the process
     return found
 
 
