@@ -12,10 +12,9 @@ import contextvars
 import dis
 import functools
 import gc
-import logging
+import os
 import random
 import sys
-import warnings
 from collections.abc import Awaitable, Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -35,6 +34,9 @@ from pgq_py._sync import listener as sync_listener
 PACKAGE = str(Path(pgq_py.__file__).parent)
 PSYCOPG = str(Path(psycopg.__file__).parent) + "/"
 WAYS = ["address", "pool", "conn", "autocommit"]
+# Each operation in each way is interrupted at every so many moments, from a random one on. All of them take minutes:
+# `INTERRUPT_STEP=1 python -m pytest tests/test_py_interrupt.py`.
+STEP = int(os.environ.get("INTERRUPT_STEP", "40"))
 # What an operation puts; the jobs that are there before it are 1 and 2.
 PUT = [100, 101]
 
@@ -61,6 +63,15 @@ def unlooked(code: CodeType) -> set[int]:
         if is_exit or step.opname in ("NOP", "PUSH_EXC_INFO"):
             found.add(step.offset)
     return found
+
+
+def is_swallowed(frame: FrameType | None) -> bool:
+    """Whether it is in what runs when the loop over `listen` has dropped it: Python passes on nothing from there."""
+    while frame is not None:
+        if frame.f_code.co_qualname == "_Current.abandon":
+            return True
+        frame = frame.f_back
+    return False
 
 
 class Interrupter:
@@ -91,7 +102,10 @@ class Interrupter:
         if not frame.f_code.co_filename.startswith(self.folders):
             return None
         code, place = frame.f_code, frame.f_lasti
-        if (event == "call" and place in looked_at(code)) or (event == "line" and place not in unlooked(code)):
+        # The line at which a function begins is no other moment than its beginning.
+        if (event == "call" and place in looked_at(code)) or (
+            event == "line" and place not in unlooked(code) and place - 2 not in looked_at(code)
+        ):
             self._strike(frame, event)
         return self._at_line
 
@@ -100,6 +114,8 @@ class Interrupter:
             self._strike(frame, event)
 
     def _strike(self, frame: FrameType, event: str) -> None:
+        if is_swallowed(frame):
+            return
         self.left -= 1
         if self.left == 0:
             # Python has called the exit of somebody's block, which has not begun: nothing of ours can know. If the
@@ -160,12 +176,10 @@ class Given:
     def __init__(self, pq: Any) -> None:
         self.pq = pq
         self.queue = pq["apples"]
-        # Delivered for good.
-        self.seen: list[int] = []
-        # Delivered with a lease.
-        self.leased: list[int] = []
-        # About to be completed: gone, or still there.
-        self.settled: list[int] = []
+        # Jobs delivered for good; with a lease; and those that are to be completed now: gone, or still there.
+        self.seen: list[Any] = []
+        self.leased: list[Any] = []
+        self.settled: list[Any] = []
 
 
 Operation = Callable[[Given], Awaitable[None]]
@@ -194,22 +208,22 @@ async def put_many(given: Given) -> None:
 
 @operation
 async def get(given: Given) -> None:
-    given.seen.append((await given.queue.get()).data)
+    given.seen.append(await given.queue.get())
 
 
 @operation
 async def get_nowait(given: Given) -> None:
-    given.seen.append((await given.queue.get_nowait()).data)
+    given.seen.append(await given.queue.get_nowait())
 
 
 @operation
 async def get_many(given: Given) -> None:
-    given.seen += [job.data for job in await given.queue.get_many(5)]
+    given.seen += await given.queue.get_many(5)
 
 
 @operation
 async def get_of_a_set(given: Given) -> None:
-    given.seen.append((await given.pq["apples", "pears"].get()).data)
+    given.seen.append(await given.pq["apples", "pears"].get())
 
 
 @operation
@@ -219,7 +233,7 @@ async def get_nothing(given: Given) -> None:
 
 @operation
 async def get_woken(given: Given) -> None:
-    given.seen.append((await given.pq["plums"].get(timeout=PATIENCE)).data)
+    given.seen.append(await given.pq["plums"].get(timeout=PATIENCE))
 
 
 @operation
@@ -231,14 +245,14 @@ async def get_in_a_transaction_woken(given: Given) -> None:
 
 @operation
 async def get_what_cannot_be_read(given: Given) -> None:
-    given.seen.append((await given.pq["bad/pickle"].get(timeout=PATIENCE)).data)
+    assert await given.pq["bad/pickle"].get(timeout=0.001) is None
 
 
 @operation
 async def iterate(given: Given) -> None:
     async with contextlib.aclosing(given.queue.__aiter__()) as jobs:
         async for job in jobs:
-            given.seen.append(job.data)
+            given.seen.append(job)
             if len(given.seen) == 2:
                 break
 
@@ -247,54 +261,54 @@ async def iterate(given: Given) -> None:
 async def consume(given: Given) -> None:
     async with contextlib.aclosing(given.queue.consume(timeout=0.001)) as jobs:
         async for job in jobs:
-            given.seen.append(job.data)
+            given.seen.append(job)
 
 
 @operation
 async def lease(given: Given) -> None:
-    given.leased.append((await given.queue.lease()).data)
+    given.leased.append(await given.queue.lease())
 
 
 @operation
 async def lease_many(given: Given) -> None:
-    given.leased += [job.data for job in await given.queue.lease_many(5)]
+    given.leased += await given.queue.lease_many(5)
 
 
 @operation
 async def lease_woken(given: Given) -> None:
-    given.leased.append((await given.pq["plums"].lease(timeout=PATIENCE)).data)
+    given.leased.append(await given.pq["plums"].lease(timeout=PATIENCE))
 
 
 @operation
 async def settle(given: Given) -> None:
     """Complete, error, release and progress."""
-    first, second = await given.queue.lease_many(2)
-    given.leased += [first.data, second.data]
-    given.settled.append(first.data)
+    given.leased += await given.queue.lease_many(2)
+    first, second = given.leased
+    given.settled.append(first)
     await first.progress(1)
     await first.complete()
     if not await second.error("no", retry_in=0):
         raise AssertionError
-    again = await given.queue.lease()
-    await again.release()
+    given.leased.append(await given.queue.lease())
+    await given.leased[-1].release()
 
 
 @operation
 async def with_job(given: Given) -> None:
-    job = await given.queue.lease()
-    given.leased.append(job.data)
-    given.settled.append(job.data)
+    given.leased.append(await given.queue.lease())
+    given.settled += given.leased
+    (job,) = given.leased
     async with job as data:
         assert data == job.data
 
 
 @operation
 async def keep_alive(given: Given) -> None:
-    job = await given.queue.lease()
-    given.leased.append(job.data)
+    given.leased.append(await given.queue.lease())
+    (job,) = given.leased
     async with job.keep_alive():
         pass
-    given.settled.append(job.data)
+    given.settled.append(job)
     await job.complete()
 
 
@@ -407,10 +421,13 @@ class Scene:
         ).fetchall()
 
     def _held(self) -> list[Any]:
-        return self._open_transactions() + self.admin.execute(
-            "select pid, classid, objid from pg_locks where locktype = 'advisory' and pid <> pg_backend_pid() "
-            "and database = (select oid from pg_database where datname = current_database())"
-        ).fetchall()
+        return (
+            self._open_transactions()
+            + self.admin.execute(
+                "select pid, classid, objid from pg_locks where locktype = 'advisory' and pid <> pg_backend_pid() "
+                "and database = (select oid from pg_database where datname = current_database())"
+            ).fetchall()
+        )
 
     def _account(self, given: Given, where: str) -> None:
         rows = self.admin.execute(
@@ -419,17 +436,17 @@ class Scene:
         ).fetchall()
         done = [n for (n,) in self.admin.execute("select n from done")]
         dead = [data for (data,) in self.admin.execute("select data from queue_dead_list('apples')")]
-        found = sorted([data for data, _ in rows] + done + dead + given.seen)
-        there = [1, 2] + [3] * self.put_while_asleep
-        if given.settled:
-            there = [n for n in there if n not in given.settled or n in found]
+        seen, with_lease, settled = ([job.data for job in jobs] for jobs in (given.seen, given.leased, given.settled))
+        found = sorted([data for data, _ in rows] + done + dead + seen)
+        there = [n for n in [1, 2] + [3] * self.put_while_asleep if n not in settled or n in found]
         put = [n for n in found if n in PUT]
         assert put in ([], [100], PUT), (where, found)
-        assert [n for n in found if n not in PUT] == there, (where, found, given.seen, done, dead)
+        assert [n for n in found if n not in PUT] == there, (where, found, seen, done, dead)
         leased = [data for data, ready_at in rows if ready_at is not None]
-        assert set(leased) <= set(given.leased), (where, "leased, and with nobody", leased)
+        assert set(leased) <= set(with_lease), (where, "leased, and with nobody", leased)
         bad = self.admin.execute(
-            "select (select count(*) from queue_list('bad/pickle')) + (select count(*) from queue_dead_list('bad/pickle'))"
+            "select (select count(*) from queue_list('bad/pickle'))"
+            " + (select count(*) from queue_dead_list('bad/pickle'))"
         ).fetchone()
         assert bad == (1,), (where, bad)
 
@@ -497,8 +514,8 @@ def interrupted(given: Given, function: Operation, interrupter: Interrupter) -> 
         assert interrupter.where
 
 
-async def interrupt_everywhere(scene: Scene, function: Operation, folders: tuple[str, ...]) -> int:
-    for n in count(1):
+async def interrupt_everywhere(scene: Scene, function: Operation, folders: tuple[str, ...], step: int) -> int:
+    for n in count(1 + random.randrange(step), step):
         given = await scene.begin()
         interrupter = Interrupter(n, folders)
         interrupted(given, function, interrupter)
@@ -510,8 +527,38 @@ async def interrupt_everywhere(scene: Scene, function: Operation, folders: tuple
     raise AssertionError
 
 
+# A connection that an interruption takes between the list of idle ones and its user is closed by being collected.
+@pytest.mark.filterwarnings("ignore:.*was deleted while still open:ResourceWarning")
 @pytest.mark.parametrize("scene", [("sync", way) for way in WAYS], indirect=True, ids=WAYS)
 @pytest.mark.parametrize("name", OPERATIONS)
 async def test_control_c_at_any_line_loses_and_doubles_nothing(scene, name):
-    lines = await interrupt_everywhere(scene, OPERATIONS[name], (PACKAGE,))
-    assert lines > 30
+    moments = await interrupt_everywhere(scene, OPERATIONS[name], (PACKAGE,), STEP)
+    assert moments > 100
+
+
+# --- asyncio: cancelled at every await
+
+
+async def cancelled(scene: Scene, function: Operation, moments: set[int], late: bool) -> tuple[Given, int]:
+    """Run it in a task that is cancelled at these suspensions; what was given to it, and how many there were."""
+    given = await scene.begin()
+    steps = CancelAt(function(given), moments, late)
+
+    async def run() -> None:
+        await steps
+
+    with contextlib.suppress(asyncio.CancelledError):
+        await asyncio.create_task(run())
+    return given, steps.count
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("scene", [("async", way) for way in WAYS], indirect=True, ids=WAYS)
+@pytest.mark.parametrize("name", OPERATIONS)
+async def test_a_cancellation_at_any_await_loses_and_doubles_nothing(scene, name, late):
+    for n in count(1):
+        given, suspensions = await cancelled(scene, OPERATIONS[name], {n}, late)
+        await scene.end(given, f"{name} {n}")
+        if suspensions < n:
+            break
+    assert n > 1

@@ -47,9 +47,14 @@ class AsyncKeeper:
 
     async def __aenter__(self) -> AsyncKeeper:
         """Begin."""
-        self._source = await self._pq.source_aside()
-        await self._ticker.start()
-        return self
+        try:
+            self._source = await self._pq.source_aside()
+            await self._ticker.start()
+            return self
+        except BaseException:
+            self._ended = True
+            await self._pq.close_aside(self._source)
+            raise
 
     async def _beat(self) -> bool:
         """One heartbeat. True: go on."""

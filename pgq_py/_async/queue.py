@@ -333,7 +333,13 @@ class AsyncConsumer(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
         """Commit, or roll back after an exception."""
-        return await opened_by(self).__aexit__(kind, error, trace)
+        transaction = None
+        try:
+            transaction = opened_by(self)
+            return await transaction.__aexit__(kind, error, trace)
+        except BaseException as raised:
+            await (transaction or opened_by(self)).abandon(raised)
+            raise
 
 
 class _Current:
@@ -420,6 +426,8 @@ class AsyncTake:
             return None if transaction is None else await transaction.__aexit__(kind, error, trace)
         except BaseException as raised:
             error = raised  # by the commit: the job is back, too
+            if transaction is not None:
+                await transaction.abandon(error)
             raise
         finally:
             try:

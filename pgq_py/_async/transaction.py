@@ -151,6 +151,11 @@ class AsyncTransaction:
     ) -> bool | None:
         session = self.session
         assert session is not None  # __aexit__ follows __aenter__
+        for inner in reversed(_open.get()):
+            if inner is self:
+                break
+            if inner.session is session:  # Control-C came when its exit was called, and had not begun
+                await inner.abandon(error or GeneratorExit())
         self.session = None
         # Not by token: an asynchronous generator may be closed in another context.
         _open.set(tuple(other for other in _open.get() if other is not self))

@@ -48,9 +48,14 @@ class Keeper:
 
     def __enter__(self) -> Keeper:
         """Begin."""
-        self._source = self._pq.source_aside()
-        self._ticker.start()
-        return self
+        try:
+            self._source = self._pq.source_aside()
+            self._ticker.start()
+            return self
+        except BaseException:
+            self._ended = True
+            self._pq.close_aside(self._source)
+            raise
 
     def _beat(self) -> bool:
         """One heartbeat. True: go on."""

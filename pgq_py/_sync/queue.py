@@ -334,7 +334,13 @@ class Consumer(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
         """Commit, or roll back after an exception."""
-        return opened_by(self).__exit__(kind, error, trace)
+        transaction = None
+        try:
+            transaction = opened_by(self)
+            return transaction.__exit__(kind, error, trace)
+        except BaseException as raised:
+            (transaction or opened_by(self)).abandon(raised)
+            raise
 
 
 class _Current:
@@ -421,6 +427,8 @@ class Take:
             return None if transaction is None else transaction.__exit__(kind, error, trace)
         except BaseException as raised:
             error = raised  # by the commit: the job is back, too
+            if transaction is not None:
+                transaction.abandon(error)
             raise
         finally:
             try:
