@@ -25,7 +25,7 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg.pq import TransactionStatus
-from worlds import PATIENCE, World
+from worlds import PATIENCE, World, plain
 
 import pgq_py
 from pgq_py._async import listener as async_listener
@@ -459,10 +459,9 @@ class Scene:
             assert await cursor.fetchone() == (0,), where
             await self.conn.rollback()
         if self.pool is not None:
-            first = await self.pool.getconn(PATIENCE)
-            second = await self.pool.getconn(PATIENCE)
-            await self.pool.putconn(first)
-            await self.pool.putconn(second)
+            both = [await self.pool.getconn(PATIENCE) for _ in range(2)]
+            for conn in both:
+                await self.pool.putconn(plain(conn))
 
     async def renew(self) -> None:
         """As if the process had ended."""

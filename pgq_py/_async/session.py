@@ -353,6 +353,7 @@ class AsyncPoolSource(AsyncSource):
             session._conn = None  # first: a connection given back twice would be in two hands
             await self._pool.putconn(conn)
         except BaseException:
+            session._conn = None
             if getattr(conn, "_pool", None) is self._pool:  # interrupted before the pool had it
                 await self._pool.putconn(conn)
             raise

@@ -354,6 +354,7 @@ class PoolSource(Source):
             session._conn = None  # first: a connection given back twice would be in two hands
             self._pool.putconn(conn)
         except BaseException:
+            session._conn = None
             if getattr(conn, "_pool", None) is self._pool:  # interrupted before the pool had it
                 self._pool.putconn(conn)
             raise
