@@ -191,11 +191,13 @@ class AsyncTransaction:
             self.is_ending = True
             if swallowed is not None:
                 await self.begun.__aexit__(type(swallowed), swallowed, None)
+                self._is_over = True
                 raise swallowed
             suppress: bool | None = await self.begun.__aexit__(kind, error, trace)
             self._is_over = True
             return suppress
         except psycopg.Error as failed:
+            self._is_over = True  # no interruption: it has failed to its end
             if failed is error or isinstance(failed, Error):
                 raise
             lost = (await session.connection()).closed

@@ -192,11 +192,13 @@ class Transaction:
             self.is_ending = True
             if swallowed is not None:
                 self.begun.__exit__(type(swallowed), swallowed, None)
+                self._is_over = True
                 raise swallowed
             suppress: bool | None = self.begun.__exit__(kind, error, trace)
             self._is_over = True
             return suppress
         except psycopg.Error as failed:
+            self._is_over = True  # no interruption: it has failed to its end
             if failed is error or isinstance(failed, Error):
                 raise
             lost = (session.connection()).closed
