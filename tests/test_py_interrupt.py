@@ -377,6 +377,8 @@ class Scene:
         else:
             self.conn = await self.world.connect(autocommit=self.way == "autocommit")
             self.pq = self.world.pq(self.conn)
+        # The first call also looks at the version: then all runs have the same moments.
+        await self.pq["after"].count()
 
     async def begin(self) -> Given:
         if self.pq is None or (self.conn is not None and self.conn.closed):
