@@ -6,6 +6,7 @@ import asyncio
 import random
 import threading
 import time
+import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -79,14 +80,16 @@ class AsyncTicker:
 
 
 class Ticker:
-    """Calls a function again and again, in a thread, until that returns False or `stop` is called."""
+    """Calls a method again and again, in a thread, until that returns False, its object is gone or `stop` is called."""
 
     # How long a call may take to end by itself.
     PATIENCE = 2.0
 
     def __init__(self, every: float, tick: Callable[[], bool]) -> None:
         self._every = every
-        self._tick = tick
+        # Weak: Control-C may come before the first line of the exit that would stop it. Who is not held any
+        # more by his block must not tick for as long as the process lives.
+        self._tick = weakref.WeakMethod(tick)
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="pgq_py keeps a lease", daemon=True)
 
@@ -96,8 +99,10 @@ class Ticker:
 
     def _run(self) -> None:
         while not self._over.wait(self._every):
-            if not self._tick():
+            tick = self._tick()
+            if tick is None or not tick():
                 return
+            del tick
 
     def stop(self, interrupt: Callable[[], object]) -> None:
         """Over when this returns: a call that hangs is interrupted.

@@ -76,14 +76,28 @@ class Statement(bytes):
 class Execution:
     """One statement on its way through a connection."""
 
-    __slots__ = ("_conn", "_params", "_statement", "result")
+    __slots__ = ("_conn", "_is_sent", "_params", "_statement", "results")
 
     def __init__(self, conn: BaseConnection[Any], statement: bytes, params: list[bytes | None] | None) -> None:
         self._conn = conn
         self._statement = statement
         self._params = params
-        self.result: PGresult | None = None
-        """What came back; also of a statement that was interrupted too late to keep it from being done."""
+        # What is sent before it (BEGIN, PREPARE) does not count.
+        self._is_sent = False
+        self.results: list[PGresult] | None = None
+        """What came back. Kept by the instruction that receives it: an interruption at any later one finds it here."""
+
+    @property
+    def result(self) -> PGresult | None:
+        """What the statement gave; None as long as it was not done."""
+        if self.results and all(result.status in _GOOD for result in self.results):
+            return self.results[-1]
+        return None
+
+    @property
+    def is_unknown(self) -> bool:
+        """Whether it was sent, and nothing came back."""
+        return self._is_sent and self.results is None
 
     def steps(self, begins: bool) -> abc.PQGen[None]:
         """What psycopg's `connection.wait` is to run, under the connection's lock.
@@ -101,26 +115,34 @@ class Execution:
             yield from self._execute(self._statement)
         else:
             # Without parameters, and maybe several statements.
+            self._is_sent = True
             conn.pgconn.send_query(self._statement)
-            self._take(*(yield from execute(conn.pgconn)))
+            self.results = yield from execute(conn.pgconn)
+            self._check(self.results)
+
+    def rest(self) -> abc.PQGen[None]:
+        """What is left to do when `steps` was interrupted while the server was at work."""
+        results = yield from execute(self._conn.pgconn)
+        if self._is_sent:
+            self.results = results
 
     def _execute(self, statement: Statement) -> abc.PQGen[None]:
         pgconn, prepared = self._conn.pgconn, self._conn._prepared
         query: Any = statement
         known, name = prepared.get(query)
+        if known is Prepare.SHOULD:
+            pgconn.send_prepare(name, statement, statement.types)
+            self._check((yield from execute(pgconn)))
+        self._is_sent = True
         if known is Prepare.NO:
             pgconn.send_query_params(statement, self._params, statement.types, statement.formats, BINARY)
         else:
-            if known is Prepare.SHOULD:
-                pgconn.send_prepare(name, statement, statement.types)
-                self._take(*(yield from execute(pgconn)))
-                self.result = None
             pgconn.send_query_prepared(name, self._params, statement.formats, BINARY)
         key = prepared.maybe_add_to_cache(query, known, name)
-        results = yield from execute(pgconn)
+        self.results = yield from execute(pgconn)
         if key is not None:
-            prepared.validate(key, known, name, results)
-        self._take(*results)
+            prepared.validate(key, known, name, self.results)
+        self._check(self.results)
         yield from prepared.maintain_gen(self._conn)
 
     def _pipe(self, pipeline: Any) -> abc.PQGen[None]:
@@ -137,23 +159,24 @@ class Execution:
                 BINARY,
             )
         )
+        self._is_sent = True
         as_cursor: Any = self
         pipeline.result_queue.append((as_cursor, None))
         yield from pipeline._communicate_gen()
         yield from pipeline._fetch_gen(flush=True)
 
-    def _take(self, *results: PGresult) -> None:
+    def _check(self, results: list[PGresult]) -> None:
         if not results:
             raise errors.InternalError("got no result from the query")
         for result in results:
             if result.status not in _GOOD:
                 raise _error_of(result, self._conn)
-        self.result = results[-1]
 
     # What a pipeline calls of a cursor.
 
     def _check_results(self, results: list[PGresult]) -> None:
-        self._take(*results)
+        self.results = results
+        self._check(results)
 
     def _set_results(self, results: list[PGresult]) -> None:
         """Done by `_check_results`."""
@@ -183,10 +206,11 @@ _local = threading.local()
 
 def _transformer(columns: int) -> abc.Transformer:
     known: dict[Any, Any] = _local.__dict__
-    if columns not in known:
-        known[columns] = Transformer(_ADAPTERS)
-        known[columns].set_loader_types([_BYTEA] * columns, psycopg.pq.Format.BINARY)
-    found: abc.Transformer = known[columns]
+    found: abc.Transformer | None = known.get(columns)
+    if found is None:
+        found = Transformer(_ADAPTERS)
+        found.set_loader_types([_BYTEA] * columns, psycopg.pq.Format.BINARY)
+        known[columns] = found  # last: one without loaders, left by an interruption, crashes the process
     return found
 
 

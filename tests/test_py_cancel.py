@@ -20,6 +20,7 @@ from worlds import PATIENCE, Background, World
 from pgq_py import PQ, AsyncPQ
 from pgq_py._async.session import AsyncSession
 from pgq_py._sync.session import Session
+from pgq_py._sync.use import Use
 
 pytest_plugins = ("world_fixtures",)
 WAYS = ["address", "pool", "conn", "autocommit"]
@@ -321,4 +322,70 @@ def test_control_c_in_a_statement_leaves_the_connection_as_it_was(database, conn
         assert (mine.info.transaction_status, mine.autocommit) == (TransactionStatus.IDLE, False)
         other.rollback()
         queue.put(3, dedupe_key="k")
+    assert left(conn) == [3]
+
+
+def test_a_job_that_cannot_be_put_again_goes_to_the_dead(database, conn, monkeypatch, caplog):
+    """The queue has become full between the get and the interruption."""
+    close, closed = Use.close, []
+
+    def interrupt(self: Any) -> None:
+        close(self)
+        if not closed:
+            closed.append(self)
+            conn.execute("select queue_put('apples', '2')")
+            raise KeyboardInterrupt
+
+    with PQ(database.dsn) as pq:
+        queue = pq["apples"]
+        queue.configure(max_depth=1)
+        queue.put(1, priority=3, headers=["h"])
+        monkeypatch.setattr(Use, "close", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            queue.get()
+        (dead,) = queue.dead()
+        assert (dead.data, dead.priority, dead.headers) == (1, 3, ["h"])
+        assert "interrupted" in dead.reason
+        assert left(conn) == [2]
+        assert f"job {dead.id} of queue 'apples' goes to the dead" in caplog.text
+
+
+def test_a_job_that_cannot_be_given_back_at_all_is_named(database, conn, monkeypatch, caplog):
+    close, closed = Use.close, []
+
+    def interrupt(self: Any) -> None:
+        close(self)
+        if not closed:
+            closed.append(self)
+            conn.execute("alter function queue_put rename to queue_put_no; alter function queue_bury rename to bury_no")
+            raise KeyboardInterrupt
+
+    with PQ(database.dsn) as pq:
+        id = pq["apples"].put(1)
+        monkeypatch.setattr(Use, "close", interrupt)
+        with pytest.raises(KeyboardInterrupt) as raised:
+            pq["apples"].get()
+    (note,) = raised.value.__notes__
+    assert f"job {id} of queue 'apples'" in note
+    assert note in caplog.text
+
+
+@pytest.mark.parametrize("autocommit", [False, True])
+async def test_a_savepoint_cancelled_as_it_begins_leaves_the_callers_connection_open(database, conn, autocommit):
+    async with await psycopg.AsyncConnection.connect(database.dsn, autocommit=autocommit) as mine:
+        queue = AsyncPQ(mine)["apples"]
+        await mine.execute("begin" if autocommit else "select 1")
+        await queue.put(1)
+
+        async def cancelled() -> None:
+            asyncio.current_task().cancel()
+            async with queue:
+                await queue.put(2)
+
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.create_task(cancelled())
+        # The server has cancelled the SAVEPOINT, and with it the transaction, which is the caller's to end.
+        assert mine.info.transaction_status == TransactionStatus.INERROR
+        await mine.rollback()
+        await queue.put(3)
     assert left(conn) == [3]

@@ -24,6 +24,7 @@ from .listener import SLICE
 from .queue import AsyncQueue, AsyncQueueSet
 from .session import AsyncDialSource, AsyncPoolSource, AsyncSession, AsyncSource
 from .transaction import AsyncTransaction, innermost
+from .use import AsyncUse
 
 if TYPE_CHECKING:
     from psycopg_pool import AsyncConnectionPool
@@ -203,56 +204,58 @@ class AsyncPQ:
     async def _parameters(self) -> str | dict[str, Any]:
         if isinstance(self._source, AsyncDialSource):
             return self._source.conninfo
-        session = await self._source.acquire()
+        session = self.new_session()
         try:
+            await self._source.acquire(session)
             info = (await session.connection()).info
             return {**info.get_parameters(), "password": info.password or None}
         finally:
-            await self._source.release(session)
+            await session.close()
 
     async def run(self, call: Call[T]) -> T:
         """Run one call, in the open transaction of this thread or task if there is one."""
         joined = self._joined()
         if joined is not None:
             return await joined.run(call)
-        session = await self.acquire(call)
+        session = self.new_session()
         try:
-            return await session.run(call)
+            await self.acquire(session, call)
+            result = await session.run(call)
+            await session.close()
+            return result
+        except BaseException:
+            await session.close()
+            raise
+
+    async def is_own(self) -> bool:
+        """Whether a call here and now would be a transaction of its own."""
+        use = AsyncUse(self)
+        try:
+            session = await use.open()
+            return await session.is_own()
         finally:
-            await self._source.release(session)
+            await use.close()
 
-    def session(self, within: float = math.inf) -> AsyncUse:
-        """A context with the connection to use here and now: the open transaction's, or one for this while.
-
-        Args:
-            within: seconds to wait for one at most, while the server is out of reach.
-        """
-        return AsyncUse(self, within)
+    def new_session(self) -> AsyncSession:
+        """A session that has no connection yet."""
+        return AsyncSession(self._source)
 
     def _joined(self) -> AsyncSession | None:
         transaction = innermost(self)
         return None if transaction is None else transaction.session
 
-    async def acquire(self, wanted: Call[Any] | None = None, within: float = math.inf) -> AsyncSession:
-        """A session of our own, its schema checked the first time.
+    async def acquire(self, session: AsyncSession, wanted: Call[Any] | None = None, within: float = math.inf) -> None:
+        """A connection for the session, its schema checked the first time; `session.close` gives it back.
 
         Args:
+            session: that has none yet.
             wanted: the call that it is for, if it is for one.
             within: seconds to wait for one at most, while the server is out of reach.
         """
         self.check_open()
-        session = await self._source.acquire(within)
+        await self._source.acquire(session, within)
         if not self._checked:
-            try:
-                await self._check_version(session, wanted)
-            except BaseException:  # Control-C or a cancellation, too: nobody else would give it back
-                await self._source.release(session)
-                raise
-        return session
-
-    async def release(self, session: AsyncSession) -> None:
-        """Give a session back."""
-        await self._source.release(session)
+            await self._check_version(session, wanted)
 
     @property
     def outage(self) -> Outage:
@@ -321,27 +324,3 @@ class AsyncPQ:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
-
-
-class AsyncUse:
-    """The context that `session` makes. Not a generator's: this is on the path of every get."""
-
-    __slots__ = ("_own", "_pq", "_within")
-
-    def __init__(self, pq: AsyncPQ, within: float = math.inf) -> None:
-        self._pq = pq
-        self._within = within
-        self._own: AsyncSession | None = None
-
-    async def __aenter__(self) -> AsyncSession:
-        joined = self._pq._joined()
-        if joined is not None:
-            return joined
-        self._own = await self._pq.acquire(within=self._within)
-        return self._own
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._own is not None:
-            await self._pq.release(self._own)

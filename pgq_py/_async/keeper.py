@@ -13,11 +13,12 @@ import psycopg
 
 from .._compat import AsyncTicker
 from ..errors import ConnectionLost, Error, LeaseLost
+from .session import AsyncSession
 
 if TYPE_CHECKING:
     from .client import AsyncPQ
     from .job import AsyncJob
-    from .session import AsyncSession, AsyncSource
+    from .session import AsyncSource
 
 
 class AsyncKeeper:
@@ -46,9 +47,14 @@ class AsyncKeeper:
 
     async def __aenter__(self) -> AsyncKeeper:
         """Begin."""
-        self._source = await self._pq.source_aside()
-        await self._ticker.start()
-        return self
+        try:
+            self._source = await self._pq.source_aside()
+            await self._ticker.start()
+            return self
+        except BaseException:
+            self._ended = True
+            await self._pq.close_aside(self._source)
+            raise
 
     async def _beat(self) -> bool:
         """One heartbeat. True: go on."""
@@ -67,8 +73,9 @@ class AsyncKeeper:
     async def _extend(self) -> None:
         assert self._source is not None  # set before the first heartbeat
         # Given back in between: keepers that held their connections could use up a pool.
-        session = await self._source.acquire()
+        session = AsyncSession(self._source)
         try:
+            await self._source.acquire(session)
             self._session = session
             if self._ended:
                 return  # came too late: nobody waits any more
@@ -79,7 +86,7 @@ class AsyncKeeper:
                 self._lost = not job._settled
         finally:
             self._session = None
-            await self._source.release(session)
+            await session.close()
 
     def _interrupt(self) -> None:
         """Wake a heartbeat that hangs, from another thread."""

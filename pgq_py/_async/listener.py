@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from time import monotonic
-from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
 import psycopg
@@ -14,10 +12,10 @@ from psycopg.pq import TransactionStatus
 
 from .._compat import async_sleep, jitter
 from ..errors import CannotWait, ConnectionLost, Error, translate
+from .session import AsyncSession
 
 if TYPE_CHECKING:
     from .client import AsyncPQ
-    from .session import AsyncSession
 
 T = TypeVar("T")
 
@@ -31,7 +29,7 @@ SLICE, SHARED_SLICE, GAP = 0.25, 0.05, 0.001
 
 
 class AsyncListener:
-    """Listens on the channels of some queues while it is entered.
+    """Listens on the channels of some queues from `start` to `stop`.
 
     On the connection of the session when that is idle, else on another one where there is one. A
     transaction that is open, a host's connection, or one through a pooler gets no notifications: then it polls.
@@ -41,12 +39,14 @@ class AsyncListener:
         self._pq = pq
         self._session = session
         self._queues = queues
+        # What it listens on, and that if it is not the given one.
         self._on: AsyncSession | None = None
-        self._counted: tuple[str, ...] = ()
+        self._another: AsyncSession | None = None
+        self._is_over = False
         self._heard = 0
         self._pause = POLL_FIRST
 
-    async def __aenter__(self) -> AsyncListener:
+    async def start(self) -> None:
         """Start to listen. Committed when it returns: what commits after that wakes us.
 
         Raises:
@@ -64,39 +64,33 @@ class AsyncListener:
                     "use block=False, or wait for the job outside of it"
                 )
             if hosted:
-                return self
-            self._on = await self._session.source.acquire_another()
-        if self._on is not None:
-            try:
-                if await self._is_pooled(self._on):
-                    await self._let_go()
-                    return self
-                await self._start(self._on)
-            except BaseException as error:
-                await self.__aexit__(type(error), error, error.__traceback__)
-                raise
-        return self
+                return
+            self._another = AsyncSession(self._session.source)
+            if not await self._another.source.acquire_another(self._another):
+                return
+            self._on = self._another
+        if await self._is_pooled(self._on):
+            await self._give_up()
+            return
+        listening = self._on.listening
+        async with listening.lock:
+            # First: an interruption may come when the server listens already.
+            listening.sleepers.add(self)
+            await self._on.run(self._pq.calls.listen(self._queues))
+        self._heard = listening.heard
 
     async def _is_pooled(self, session: AsyncSession) -> bool:
         source = session.source
         return await source.look_for_pooler(session) if source.is_pooled is None else source.is_pooled
-
-    async def _start(self, session: AsyncSession) -> None:
-        async with session.listening.lock:
-            # Counted first: an interruption may come when the server listens already.
-            session.listening.queues.update(self._queues)
-            self._counted = self._queues
-            await session.run(self._pq.calls.listen(self._queues))
-        self._heard = session.listening.heard
 
     async def last(self, attempt: Callable[[Sequence[str]], Awaitable[list[T]]]) -> list[T]:
         """Make an attempt that, where it gives anything, stops to listen in the same round trip."""
         if self._on is not self._session:
             return await attempt(())
         async with self._session.listening.lock:
-            found = await attempt(self._over())
+            found = await attempt(self._over(self._session))
             if found:
-                self._forget()
+                self._session.listening.sleepers.discard(self)
         return found
 
     async def wait(self) -> float:
@@ -107,7 +101,7 @@ class AsyncListener:
             try:
                 due.append(await self._on.run(call))  # the one that listens knows whom it may miss
             except ConnectionLost:
-                await self._let_go()  # the transaction has a connection of its own, and goes on
+                await self._give_up()  # the transaction has a connection of its own, and goes on
         return min((time.total_seconds() for time in due if time is not None), default=POLL)
 
     async def sleep(self, seconds: float) -> bool:
@@ -128,7 +122,7 @@ class AsyncListener:
                     listening.heard += 1
             except psycopg.Error as error:
                 if self._on is not self._session and conn.closed:
-                    await self._let_go()
+                    await self._give_up()
                     return False
                 raise translate(error, schema=self._pq.schema, lost=conn.closed) from error
             if listening.heard != self._heard:
@@ -139,55 +133,41 @@ class AsyncListener:
                 await async_sleep(GAP)
         return False
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Stop to listen, and leave the connection as it was."""
-        if self._on is None:
-            return
-        try:
+    async def _give_up(self) -> None:
+        """Poll from now on: listening is in vain on this connection."""
+        self._on = None
+        if self._another is not None:
+            await self._another.close()
+
+    async def stop(self) -> None:
+        """Stop to listen, and leave the connection as it was. May be repeated, after an interruption."""
+        if self._on is not None and not self._is_over:
             # Whoever waited may have a job by now: no failure here shall keep it from him.
             with suppress(Error, psycopg.Error):
-                try:
-                    await self._stop(self._on)
-                except BaseException:
-                    if self._counted:  # interrupted while it waited for others on the connection
-                        await self._stop(self._on)
-                    raise
-        finally:
-            await self._let_go()
+                await self._stop(self._on)
+            self._on.listening.sleepers.discard(self)
+            self._is_over = True
+        if self._another is not None:
+            await self._another.close()
 
     async def _stop(self, session: AsyncSession) -> None:
-        async with session.listening.lock:
-            over = self._over()
-            self._forget()
+        listening = session.listening
+        async with listening.lock:
+            over = self._over(session)
             if over:
-                stop = self._pq.calls.unlisten(over)
-                try:
-                    await session.run(stop)
-                except Error:
-                    raise
-                except BaseException:
-                    # Interrupted, by Control-C or a cancellation: once more, or it listens for ever.
-                    await session.run(stop)
-                    raise
-        if not session.listening.queues:
+                await session.run(self._pq.calls.unlisten(over))
+            listening.sleepers.discard(self)
+        if not listening.sleepers:
             # What came meanwhile is ours, and would wait in memory for whoever has the connection next.
             conn = await session.connection()
             async for _ in conn.notifies(timeout=0):
-                session.listening.heard += 1
+                listening.heard += 1
+        self._is_over = True
 
-    def _over(self) -> list[str]:
+    def _over(self, session: AsyncSession) -> list[str]:
         """Our queues that nobody else on the connection listens to."""
-        assert self._on is not None  # or there is nothing to stop
-        return [queue for queue in self._counted if self._on.listening.queues[queue] <= 1]
-
-    def _forget(self) -> None:
-        assert self._on is not None
-        self._on.listening.queues -= Counter(self._counted)
-        self._counted = ()
-
-    async def _let_go(self) -> None:
-        if self._on is not None and self._on is not self._session:
-            await self._on.source.release(self._on)
-        self._on = None
+        sleepers = session.listening.sleepers
+        if self not in sleepers:
+            return []  # `last` has done it
+        others = [other._queues for other in sleepers if other is not self]
+        return [queue for queue in self._queues if not any(queue in queues for queues in others)]

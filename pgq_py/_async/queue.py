@@ -9,24 +9,25 @@ import socket
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import AsyncExitStack
+from contextlib import suppress
 from datetime import datetime
 from functools import cache
 from itertools import islice
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import psycopg
 
 from ..calls import Call, JobId, Right, Settings, Stats, Taken, check_count, check_name
 from ..codecs import JSON, Codec, Payload, Serializer, SerializerCodec
-from ..errors import CommitUnknown, ConnectionLost, DecodeError, Empty, Error, TransactionAborted
+from ..errors import CommitUnknown, ConnectionLost, DecodeError, Empty, Error
 from ..failures import caller_of, describe, is_interruption, left_by_exception
 from ..times import Duration, When
 from .job import AsyncDeadJob, AsyncJob
 from .listener import AsyncListener
 from .transaction import AsyncTransaction, opened_by
+from .use import AsyncTaking, AsyncUse
 
 if TYPE_CHECKING:
     from .client import AsyncPQ
@@ -39,6 +40,8 @@ log = logging.getLogger("pgq_py")
 # 1 GB the server hangs up.
 BATCH = 10_000
 BATCH_LENGTH = 2**23
+
+T = TypeVar("T")
 
 # Methods are named as users expect, and so `list` is one of them.
 Jobs: TypeAlias = list[AsyncJob]
@@ -100,8 +103,7 @@ class AsyncConsumer(ABC):
             CommitUnknown: it was lost on the way of a job, which may be gone: lease it, or `take`, where that
                 must not be.
         """
-        jobs = await self._take_or_wait(self._get_calls(1), block, timeout)
-        return jobs[0] if jobs else None
+        return await self._deliver(self._get_calls(1), block, timeout, _first)
 
     async def get_nowait(self) -> AsyncJob:
         """Take the next job at once.
@@ -109,10 +111,7 @@ class AsyncConsumer(ABC):
         Raises:
             Empty: there is none; also a `queue.Empty`.
         """
-        job = await self.get(block=False)
-        if job is None:
-            raise Empty("there is no job to take")
-        return job
+        return await self._deliver(self._get_calls(1), False, None, _first_or_empty)
 
     async def get_many(self, count: int, block: bool = False, timeout: float | None = None) -> Jobs:
         """Take up to COUNT jobs at once, in one round trip; a single one of a large set of queues may need two.
@@ -129,7 +128,7 @@ class AsyncConsumer(ABC):
             ValueError: a count below 1 or above 100,000.
         """
         check_count(count)
-        return await self._take_or_wait(self._get_calls(count), block, timeout)
+        return await self._deliver(self._get_calls(count), block, timeout, _all)
 
     def _in_parts(self, count: int) -> Iterator[tuple[str, ...]]:
         """The names to ask, in one call after the other, until there is something."""
@@ -164,8 +163,7 @@ class AsyncConsumer(ABC):
         Returns:
             The job, or None if there was none in time.
         """
-        jobs = await self.lease_many(1, lease_for, consumer=consumer, block=block, timeout=timeout)
-        return jobs[0] if jobs else None
+        return await self._deliver(self._lease_calls(1, lease_for, consumer), block, timeout, _first, is_lease=True)
 
     async def lease_many(
         self,
@@ -190,71 +188,67 @@ class AsyncConsumer(ABC):
             ValueError: a count below 1 or above 100,000.
         """
         check_count(count)
+        return await self._deliver(self._lease_calls(count, lease_for, consumer), block, timeout, _all, is_lease=True)
+
+    def _lease_calls(self, count: int, lease_for: Duration | None, consumer: str | None) -> MakeCalls:
         name = _consumer_of(os.getpid()) if consumer is None else consumer
-        return await self._take_or_wait(
-            lambda promote, unlisten: (
-                self._pq.calls.lease(names, count, lease_for, name, promote, unlisten)
-                for names in self._in_parts(count)
-            ),
-            block,
-            timeout,
-            is_lease=True,
+        return lambda promote, unlisten: (
+            self._pq.calls.lease(names, count, lease_for, name, promote, unlisten) for names in self._in_parts(count)
         )
 
-    async def _take_or_wait(self, make: MakeCalls, block: bool, timeout: float | None, is_lease: bool = False) -> Jobs:
+    async def _deliver(
+        self,
+        make: MakeCalls,
+        block: bool,
+        timeout: float | None,
+        form: Callable[[Jobs], T],
+        is_lease: bool = False,
+    ) -> T:
+        """Take jobs, and return what the form makes of them; or give them back, if that does not reach the caller.
+
+        To be returned at once: a line between this and the caller is one at which an interruption loses them.
+        While it waits, it outlasts the connection where there can be another.
+        """
         deadline = None if timeout is None else monotonic() + timeout
         while True:
+            use = AsyncUse(self._pq, _left(deadline))
             try:
-                return await self._take_or_wait_once(make, block, timeout, deadline)
-            except ConnectionLost as error:
+                jobs = await self._take_or_wait(use, make, may_wait(block, timeout), deadline)
+                await use.close()
+                return form(jobs)
+            except BaseException as error:
+                await use.let_go(error)
                 # A lease that nobody knows of runs out; a job that was taken would be gone.
-                is_harmless = is_lease or not isinstance(error, CommitUnknown)
-                if not (block and is_harmless and await self._pq.reconnect(error, _left(deadline))):
+                is_lost = isinstance(error, ConnectionLost) and (is_lease or not isinstance(error, CommitUnknown))
+                if not (block and is_lost and await self._pq.reconnect(error, _left(deadline))):
                     raise
 
-    async def _take_or_wait_once(
-        self, make: MakeCalls, block: bool, timeout: float | None, deadline: float | None
-    ) -> Jobs:
-        taken: dict[int, Taken] = {}
-        try:
-            async with self._pq.session(_left(deadline)) as session:
-                jobs = await self._take(session, make, taken)
-                self._pq.outage.end()
-                if not jobs and may_wait(block, timeout):
-
-                    async def attempt(unlisten: Sequence[str] = ()) -> Jobs:
-                        return await self._take(session, make, taken, unlisten)
-
-                    async with AsyncListener(self._pq, session, self._order()) as listener:
-
-                        async def woken() -> Jobs:
-                            return await listener.last(attempt)
-
-                        jobs = await self._until(listener, attempt, deadline, woken)
+    async def _take_or_wait(self, use: AsyncUse, make: MakeCalls, waits: bool, deadline: float | None) -> Jobs:
+        session = await use.open()
+        jobs = await self._take(use, session, make)
+        self._pq.outage.end()
+        if jobs or not waits:
             return jobs
-        except BaseException as error:
-            await self._give_back(taken, error)
-            raise
 
-    async def _take(
-        self, session: AsyncSession, make: MakeCalls, taken: dict[int, Taken], unlisten: Sequence[str] = ()
-    ) -> Jobs:
-        """Take jobs that can be read; those that can't go to the dead. If it gives any, stop to listen.
+        async def attempt(unlisten: Sequence[str] = ()) -> Jobs:
+            return await self._take(use, session, make, unlisten)
 
-        `taken` holds whatever has left the queue and has not gone to the dead.
-        """
+        async def woken() -> Jobs:
+            return await listener.last(attempt)
 
-        def keep(rows: list[Taken]) -> None:
-            for row in rows:
-                taken[row.id] = row
+        listener = await use.listen(session, self._order())
+        return await self._until(listener, attempt, deadline, woken)
 
+    async def _take(self, use: AsyncUse, session: AsyncSession, make: MakeCalls, unlisten: Sequence[str] = ()) -> Jobs:
+        """Take jobs that can be read; those that can't go to the dead. If it gives any, stop to listen."""
         while True:
             promote = await session.is_own()
             rows: list[Taken] = []
             # A commit that fails brings LISTEN back, but not the lock by which putters see who sleeps.
             listen = self._pq.calls.listen(unlisten) if unlisten else None
             for call in make(promote, unlisten):
-                rows = await session.run(call, keep, listen)
+                taking = use.taking = AsyncTaking(promote)
+                rows = await session.run(call, taking.outcome, listen)
                 if rows:
                     break
             jobs = []
@@ -265,38 +259,19 @@ class AsyncConsumer(ABC):
                     _ = job.data  # what can't be read must be known before the caller has it
                     jobs.append(job)
                 except DecodeError as error:
-                    log.warning("job %s of queue %r goes to the dead: %s", row.id, row.queue, error)
-                    receipt = row.raw("receipt")
-                    if receipt is None:
-                        await session.run(self._pq.calls.bury(row, str(error)))
-                    else:
-                        await session.run(self._pq.calls.error(row.queue, row.id, receipt, str(error), bury=True))
-                    del taken[row.id]
+                    await self._bury(session, taking, row, str(error))
             if jobs or not rows:
                 return jobs
             if listen is not None:
                 await session.run(listen)
 
-    async def _give_back(self, taken: dict[int, Taken], error: BaseException) -> None:
-        """Put again, or release, what was taken but never reached the caller, who was interrupted meanwhile.
-
-        What was put again has a new id: the old one is gone with the transaction that took the job.
-        """
-        if not taken:
-            return
-        try:
-            async with self._pq.session() as session:
-                for id, row in list(taken.items()):
-                    receipt = row.raw("receipt")
-                    if receipt is None:
-                        await session.run(self._pq.calls.put_again(row))
-                    else:
-                        await session.run(self._pq.calls.release(row.queue, id, receipt))
-                    del taken[id]
-        except TransactionAborted:
-            pass  # its rollback gives them back
-        except (Error, psycopg.Error) as failed:
-            error.add_note(f"{len(taken)} jobs were taken and could not be given back: {failed}")
+    async def _bury(self, session: AsyncSession, taking: AsyncTaking, row: Taken, reason: str) -> None:
+        log.warning("job %s of queue %r goes to the dead: %s", row.id, row.queue, reason)
+        calls, receipt = self._pq.calls, row.raw("receipt")
+        if receipt is None:
+            await session.run(calls.bury(row, reason), taking.going(row))
+        else:
+            await session.run(calls.error(row.queue, row.id, receipt, reason, bury=True), taking.going(row))
 
     async def _until(
         self,
@@ -331,20 +306,22 @@ class AsyncConsumer(ABC):
         """
         while True:
             try:
-                job = await self.get(timeout=self.timeout)
+                # In one line: see `_deliver`.
+                yield await self.get(timeout=self.timeout)
             except ConnectionLost as error:
                 if isinstance(error, CommitUnknown) or not self._pq.outage.is_on:
                     raise
-                job = None
-            yield job
+                yield None
 
     async def consume(self, timeout: float | None = None) -> AsyncGenerator[AsyncJob, None]:
         """Take job after job, each gone when it is yielded; end when idle for TIMEOUT seconds.
 
         None goes on for ever.
         """
-        while (job := await self.get(timeout=timeout)) is not None:
-            yield job
+        with suppress(Empty):
+            while True:
+                # In one line: see `_deliver`.
+                yield await self._deliver(self._get_calls(1), True, timeout, _first_or_empty)
 
     def take(self, block: bool = True, timeout: float | None = None) -> AsyncTake:
         """A context with one job, in a transaction: `with queue.take() as job`.
@@ -372,11 +349,15 @@ class AsyncConsumer(ABC):
 
     async def _listen(self, timeout: float | None, current: _Current) -> AsyncGenerator[AsyncJob, None]:
         while True:
-            current.take = self.take(timeout=timeout)
-            async with current.take as job:
-                if job is None:
-                    return
-                yield job
+            take = current.take = self.take(timeout=timeout)
+            try:
+                async with take as job:
+                    if job is None:
+                        return
+                    yield job
+            except BaseException as error:
+                await take.let_go(error)  # an interruption can come before the first line of an exit
+                raise
 
     async def __aenter__(self) -> psycopg.AsyncCursor[Any]:
         """Begin a transaction, or a savepoint in the open one; gives a psycopg cursor."""
@@ -386,7 +367,13 @@ class AsyncConsumer(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
         """Commit, or roll back after an exception."""
-        return await opened_by(self).__aexit__(kind, error, trace)
+        transaction = None
+        try:
+            transaction = opened_by(self)
+            return await transaction.__aexit__(kind, error, trace)
+        except BaseException as raised:
+            await (transaction or opened_by(self)).abandon(raised)
+            raise
 
 
 class _Current:
@@ -414,67 +401,77 @@ class AsyncTake:
         self._job: AsyncJob | None = None
         self._failure: str | None = None
         # The connection and, if we had to wait, the listening on it: both outlast the transaction.
-        self._held = AsyncExitStack()
+        self._use = AsyncUse(consumer._pq)
 
     async def __aenter__(self) -> AsyncJob | None:
         """Wait for a job outside of any transaction of ours, so that an idle consumer holds nothing back."""
         deadline = None if self._timeout is None else monotonic() + self._timeout
         while True:
             try:
-                return await self._enter(deadline)
-            except ConnectionLost as error:  # whatever was taken is back
-                if not (self._block and await self._consumer._pq.reconnect(error, _left(deadline))):
+                self._job = await self._take(deadline)
+                return self._job
+            except BaseException as error:
+                await self.let_go(error)
+                is_lost = isinstance(error, ConnectionLost)  # whatever was taken is back
+                if not (self._block and is_lost and await self._consumer._pq.reconnect(error, _left(deadline))):
                     raise
 
-    async def _enter(self, deadline: float | None) -> AsyncJob | None:
-        pq = self._consumer._pq
-        try:
-            session = await self._held.enter_async_context(pq.session(_left(deadline)))
+    async def _take(self, deadline: float | None) -> AsyncJob | None:
+        self._transaction = None
+        self._use = AsyncUse(self._consumer._pq, _left(deadline))
+        session = await self._use.open()
 
-            async def attempt() -> Jobs:
-                return await self._attempt(session)
+        async def attempt() -> Jobs:
+            return await self._attempt(session)
 
-            jobs = await attempt()
-            pq.outage.end()
-            if not jobs and may_wait(self._block, self._timeout):
-                names = self._consumer._order()
-                listener = await self._held.enter_async_context(AsyncListener(pq, session, names))
-                jobs = await self._consumer._until(listener, attempt, deadline)
-        except BaseException as error:
-            if self._transaction is not None:
-                await self._transaction.__aexit__(type(error), error, error.__traceback__)
-            await self._held.__aexit__(type(error), error, error.__traceback__)
-            raise
-        self._job = jobs[0] if jobs else None
-        return self._job
+        jobs = await attempt()
+        self._consumer._pq.outage.end()
+        if not jobs and may_wait(self._block, self._timeout):
+            listener = await self._use.listen(session, self._consumer._order())
+            jobs = await self._consumer._until(listener, attempt, deadline)
+        return _first(jobs)
 
     async def _attempt(self, session: AsyncSession) -> Jobs:
-        transaction = AsyncTransaction(self._consumer._pq, session=session)
+        transaction = self._transaction = AsyncTransaction(self._consumer._pq, session=session)
         await transaction.__aenter__()
-        try:
-            jobs = await self._consumer._take(session, self._consumer._get_calls(1), {})
-        except BaseException as error:
-            await transaction.__aexit__(type(error), error, error.__traceback__)
-            raise
-        if jobs:
-            self._transaction = transaction
-        else:
+        jobs = await self._consumer._take(AsyncUse(self._consumer._pq), session, self._consumer._get_calls(1))
+        if not jobs:
             await transaction.__aexit__(None, None, None)
+            self._transaction = None
         return jobs
+
+    async def let_go(self, error: BaseException) -> None:
+        """Roll back what is open, and give the connection back. May be repeated; does nothing where all is over."""
+        try:
+            if self._transaction is not None:
+                await self._transaction.abandon(error)
+        finally:
+            await self._use.close()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
         """Commit; or roll back after an exception, and record it."""
-        transaction, self._transaction = self._transaction, None
+        try:
+            return await self._finish(kind, error, trace)
+        except BaseException as raised:
+            await self.let_go(raised)
+            raise
+
+    async def _finish(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        transaction = self._transaction
         try:
             return None if transaction is None else await transaction.__aexit__(kind, error, trace)
         except BaseException as raised:
             error = raised  # by the commit: the job is back, too
+            if transaction is not None:
+                await transaction.abandon(error)
             raise
         finally:
             try:
-                await self._held.aclose()
+                await self._use.close()
             finally:
                 # Only now: the connection may be the last one of a pool.
                 await self._record(error)
@@ -866,6 +863,20 @@ class AsyncQueueSet(AsyncConsumer):
 
 def _left(deadline: float | None) -> float:
     return float("inf") if deadline is None else deadline - monotonic()
+
+
+def _first(jobs: Jobs) -> AsyncJob | None:
+    return jobs[0] if jobs else None
+
+
+def _first_or_empty(jobs: Jobs) -> AsyncJob:
+    if not jobs:
+        raise Empty("there is no job to take")
+    return jobs[0]
+
+
+def _all(jobs: Jobs) -> Jobs:
+    return jobs
 
 
 def may_wait(block: bool, timeout: float | None) -> bool:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections import Counter
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import psycopg
 from psycopg.pq import PipelineStatus, TransactionStatus
@@ -19,23 +17,57 @@ from ..driver import Answer, Execution, Statement, forget_prepared
 from ..errors import Closed, ConnectionBusy, Forked, PayloadError, TransactionConflict, translate
 from ..hosts import AsyncHost
 from ..links import Outage, with_keepalives
-from ..values import dialect_of
+from ..values import Dialect, dialect_of
 
 if TYPE_CHECKING:
     from psycopg_pool import AsyncConnectionPool
 
+    from .listener import AsyncListener
     from .transaction import AsyncTransaction
 
 log = logging.getLogger("pgq_py")
 
 T = TypeVar("T")
 Connection = psycopg.AsyncConnection[Any]
-Keep: TypeAlias = Callable[[T], object]
 
 # As plain numbers, which is what libpq gives: enumerations compare slowly.
 _IDLE = int(TransactionStatus.IDLE)
+_ACTIVE = int(TransactionStatus.ACTIVE)
+_IN_TRANSACTION = (int(TransactionStatus.INTRANS), int(TransactionStatus.INERROR))
 _NO_PIPELINE = int(PipelineStatus.OFF)
 _NO_LOCK = nullcontext()
+
+# How long the server may take to end a statement that was interrupted: as long as psycopg gives it.
+CANCEL_WITHIN = 5.0
+
+
+class AsyncOutcome(Generic[T]):
+    """How a call ended, for those too whom an interruption (Control-C, a cancellation) kept from its result."""
+
+    __slots__ = ("_call", "_dialect", "_execution")
+
+    def __init__(self) -> None:
+        self._execution: Execution | None = None
+
+    def note(self, call: Call[T], execution: Execution, dialect: Dialect) -> None:
+        """The statement is about to be sent."""
+        self._call, self._dialect = call, dialect
+        self._execution = execution  # last: from now on it can be read
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the statement was done: for certain."""
+        return self._execution is not None and self._execution.result is not None
+
+    @property
+    def is_unknown(self) -> bool:
+        """Whether nobody can say: the connection went away, or was closed, before the answer."""
+        return self._execution is not None and self._execution.is_unknown
+
+    def result(self) -> T:
+        """What it gave, if it was done."""
+        assert self._execution is not None
+        return self._call.read(Answer(self._execution.result, self._dialect))
 
 
 class AsyncListening:
@@ -44,21 +76,25 @@ class AsyncListening:
     def __init__(self) -> None:
         # Between counting and telling the server.
         self.lock = AsyncLock()
-        self.queues: Counter[str] = Counter()
+        self.sleepers: set[AsyncListener] = set()
         # Goes up with each notification, for those that it did not reach.
         self.heard = 0
 
 
 class AsyncSession:
-    """One connection, for one operation or one transaction."""
+    """One connection, for one operation or one transaction.
 
-    def __init__(self, source: AsyncSource, conn: Connection | None, lock: AsyncLock | None = None) -> None:
+    Made before it has its connection, so that whoever is interrupted meanwhile knows what to close.
+    """
+
+    def __init__(self, source: AsyncSource) -> None:
         self.source = source
         self._listening: AsyncListening | None = None
-        self._conn = conn
+        # Psycopg's; None before `acquire`, and for a host's.
+        self._conn: Connection | None = None
         self._pid = os.getpid()
         # Of a connection that threads or tasks share: between looking at its state and acting on it.
-        self._lock = lock
+        self._lock: AsyncLock | None = None
 
     @property
     def is_shared(self) -> bool:
@@ -100,20 +136,23 @@ class AsyncSession:
         conn = await self.connection()
         return conn.pgconn.transaction_status == _IDLE and conn.autocommit
 
-    async def run(self, call: Call[T], keep: Keep[T] | None = None, between: Call[Any] | None = None) -> T:
+    async def close(self) -> None:
+        """Give the connection back to where it came from. May be repeated, after an interruption."""
+        await self.source.release(self)
+
+    async def run(self, call: Call[T], outcome: AsyncOutcome[T] | None = None, between: Call[Any] | None = None) -> T:
         """Run a call: on an idle connection in one round trip and durable, else in the open transaction.
 
         A transaction of our own that lost against another one is repeated a few times.
 
         Args:
             call: what to run.
-            keep: is given the result even when an interruption (asyncio's cancellation, Control-C)
-                comes too late to keep the statement from being done.
+            outcome: knows the result, once there is one, whatever happens on the way from here to the caller.
             between: what else to run before it is repeated.
         """
         for attempt in range(10):
             try:
-                return await self._run_once(call, keep)
+                return await self._run_once(call, outcome)
             except TransactionConflict:
                 if not await self.is_own():
                     raise
@@ -126,29 +165,34 @@ class AsyncSession:
                 forget_prepared(await self.connection())
                 if not await self.is_own():
                     raise
-        return await self._run_once(call, keep)
+        return await self._run_once(call, outcome)
 
-    async def _run_once(self, call: Call[T], keep: Keep[T] | None) -> T:
+    async def _run_once(self, call: Call[T], outcome: AsyncOutcome[T] | None) -> T:
         async with self._lock or _NO_LOCK:
             self.source.check_holder(self)
             self.check_process()
             conn = self._conn or await self.connection()
             pgconn = conn.pgconn
             is_idle = pgconn.transaction_status == _IDLE
-            execution: Execution | None = None
             try:
                 dialect = dialect_of(conn)
                 statement, params = call.statement, None
                 if isinstance(statement, Statement):
                     params = statement.dump(call.params or (), dialect.encoding)
                 execution = Execution(conn, statement, params)
+                if outcome is not None:
+                    outcome.note(call, execution, dialect)
                 async with conn.lock:
-                    # A host's connection begins a transaction as the host has set it.
-                    await conn.wait(execution.steps(begins=self._conn is None))
+                    try:
+                        # A host's connection begins a transaction as the host has set it.
+                        await conn.wait(execution.steps(begins=self._conn is None))
+                    except BaseException:
+                        await _end(conn, execution)
+                        raise
                 if pgconn.pipeline_status != _NO_PIPELINE:
                     async with conn.pipeline() as pipeline:
                         await pipeline.sync()  # which commits, if nothing began a transaction
-                result = call.read(Answer(execution.result, dialect))
+                return call.read(Answer(execution.result, dialect))
             except psycopg.Error as error:
                 is_own = is_idle and (self._conn is not None or conn.autocommit)
                 raise translate(
@@ -162,17 +206,8 @@ class AsyncSession:
             except UnicodeEncodeError:
                 # Not chained: Python's error carries the text.
                 raise PayloadError("the text has a character that the connection's client_encoding lacks") from None
-            except BaseException:
-                # Control-C or a cancellation, for which psycopg has waited for the statement's end: it may
-                # have been done all the same.
-                if keep is not None and execution is not None and execution.result is not None:
-                    keep(call.read(Answer(execution.result, dialect)))
-                raise
-            if keep is not None:
-                keep(result)
-            return result
 
-    async def begin(self, transaction: AsyncTransaction) -> AbstractAsyncContextManager[Any]:
+    async def begin(self, transaction: AsyncTransaction) -> None:
         """Enter a transaction, or a savepoint in the open one; by the host where there is one.
 
         Raises:
@@ -181,27 +216,44 @@ class AsyncSession:
         self.check_process()
         async with self._lock or _NO_LOCK:
             self.source.check_holder(self)
-            begun: AbstractAsyncContextManager[Any]
+            begun: Any
             if self.source.host is not None:
                 begun = self.source.host.transaction()
-                await begun.__aenter__()
             else:
                 conn = await self.connection()
+                transaction.is_real = conn.pgconn.transaction_status == _IDLE
                 # Not `conn.transaction()`, but for pipelines: that is a generator, and one that a
                 # forked child inherits and drops would roll back the parent's transaction.
                 is_piped = conn.pgconn.pipeline_status != PipelineStatus.OFF
                 begun = conn.transaction() if is_piped else psycopg.AsyncTransaction(conn)
-                try:
-                    await begun.__aenter__()
-                except BaseException:
-                    # Psycopg undoes a BEGIN that Control-C or a cancellation interrupted. Had it failed, nobody
-                    # would ever end it.
-                    if transaction.is_outermost and conn.info.transaction_status != TransactionStatus.IDLE:
-                        await conn.close()
-                    raise
+                transaction.begun = None if is_piped else begun
+            await begun.__aenter__()
+            transaction.begun = begun
             if transaction.is_outermost:
                 self.source.hold(transaction, self)
-            return begun
+
+    async def roll_back(self, transaction: AsyncTransaction, error: BaseException) -> None:
+        """Undo what an interruption has left of a transaction's beginning or end. May be repeated.
+
+        A connection whose transaction can't be ended is closed.
+        """
+        begun, conn = transaction.begun, self._conn
+        try:
+            if not isinstance(begun, psycopg.AsyncTransaction):
+                if begun is not None and not transaction.is_ending:  # a host's, or in a pipeline
+                    await begun.__aexit__(type(error), error, error.__traceback__)
+            elif begun.status is begun.Status.ACTIVE:
+                await begun.__aexit__(type(error), error, error.__traceback__)
+            elif conn is not None and conn.pgconn.transaction_status in _IN_TRANSACTION:
+                # Psycopg's own exit was interrupted. Should that have come to its end after all, the name of the
+                # savepoint is unknown: then the whole transaction fails, which is the safe side.
+                name = begun.savepoint_name
+                await conn.execute(f'rollback to savepoint "{name}"' if name else "rollback")
+        except psycopg.Error:
+            pass  # the error that brought us here says more
+        finally:
+            if transaction.is_real and conn is not None and conn.pgconn.transaction_status != _IDLE:
+                await conn.close()
 
     def is_inherited(self) -> bool:
         """Whether the connection belongs to the parent of this process: hands off."""
@@ -232,10 +284,11 @@ class AsyncSource:
         self._conn = conn
         self._pid = os.getpid()
 
-    async def acquire(self, within: float = math.inf) -> AsyncSession:
-        """A session; give it back with `release`.
+    async def acquire(self, session: AsyncSession, within: float = math.inf) -> None:
+        """A connection for the session; `session.close` gives it back.
 
         Args:
+            session: that has none yet.
             within: seconds to wait for one at most, while the server is out of reach.
         """
         if os.getpid() != self._pid:
@@ -244,13 +297,13 @@ class AsyncSource:
             raise Closed("the connection given to PQ is closed")
         while self.holder is not None and self.holder.abandoned:
             await async_sleep(0.001)  # until the loop has closed the generator, which rolls back
-        if self.host is not None and self.host.is_per_thread:
-            return AsyncSession(self, None)
-        return AsyncSession(self, self._conn, self._lock)
+        if self.host is None or not self.host.is_per_thread:
+            session._lock = self._lock
+        session._conn = self._conn
 
-    async def acquire_another(self) -> AsyncSession | None:
-        """One more while a transaction has the first; None where there is no other."""
-        return None
+    async def acquire_another(self, session: AsyncSession) -> bool:
+        """One more while a transaction has the first; False where there is no other."""
+        return False
 
     async def look_for_pooler(self, session: AsyncSession) -> bool:
         """Whether a pooler stands between us and the server; said once in the log, with what follows.
@@ -282,6 +335,11 @@ class AsyncSource:
         if self.host is None or not self.host.is_per_thread:
             self.holder, self._holding = transaction, session
 
+    def let_go(self, session: AsyncSession) -> None:
+        """The transaction on this session, if it had the only connection for itself, is over."""
+        if self._holding is session:
+            self.hold(None)
+
     async def release(self, session: AsyncSession) -> None:
         """Take a session back, in whatever state its connection is."""
 
@@ -296,48 +354,58 @@ class AsyncPoolSource(AsyncSource):
         super().__init__(schema)
         self._pool = pool
 
-    async def acquire(self, within: float = math.inf) -> AsyncSession:
+    async def acquire(self, session: AsyncSession, within: float = math.inf) -> None:
         """A connection of the pool."""
-        if os.getpid() != self._pid:
-            raise Forked("this pool belongs to the parent process: open one, and a PQ, in the child")
-        return AsyncSession(self, await self._getconn(within, self.outage.is_on))
+        await self._getconn(session, within, self.outage.is_on)
 
-    async def _getconn(self, within: float, is_lost: bool) -> Connection:
+    async def _getconn(self, session: AsyncSession, within: float, is_lost: bool) -> None:
         """A connection that is not known to be dead.
 
         Args:
+            session: that has none yet.
             within: seconds to wait at most if the server is out of reach; otherwise the pool's own patience counts.
             is_lost: whether it is.
         """
+        if os.getpid() != self._pid:
+            raise Forked("this pool belongs to the parent process: open one, and a PQ, in the child")
         while True:
             try:
                 timeout = max(within, 0.01) if is_lost and within < math.inf else None
-                conn: Connection = await self._pool.getconn(timeout)
+                session._conn = await self._pool.getconn(timeout)
             except psycopg.Error as error:
                 raise translate(error, schema=self.schema, lost=is_lost) from error
-            if _is_alive(conn):
+            if _is_alive(session._conn):
                 self.can_reconnect = True
-                return conn
+                return
             # After the server was away a pool may have as many dead connections as it has any.
             is_lost = True
-            await conn.close()
-            await self._pool.putconn(conn)
+            await session._conn.close()
+            await self.release(session)
 
     def hold(self, transaction: AsyncTransaction | None, session: AsyncSession | None = None) -> None:
         """Nothing to note: there are other connections."""
 
-    async def acquire_another(self) -> AsyncSession | None:
+    async def acquire_another(self, session: AsyncSession) -> bool:
         """Another connection of the pool, if it has one to spare: those who wait may all hold one."""
         try:
-            return AsyncSession(self, await self._getconn(0.01, True))
+            await self._getconn(session, 0.01, True)
         except psycopg.OperationalError:
-            return None
+            return False
+        return True
 
     async def release(self, session: AsyncSession) -> None:
         """Back to the pool, which discards a broken connection."""
-        if session.is_inherited():
+        conn = session._conn
+        if conn is None or session.is_inherited():
             return
-        await self._pool.putconn(await session.connection())
+        try:
+            session._conn = None  # first: a connection given back twice would be in two hands
+            await self._pool.putconn(conn)
+        except BaseException:
+            session._conn = None
+            if getattr(conn, "_pool", None) is self._pool:  # interrupted before the pool had it
+                await self._pool.putconn(conn)
+            raise
 
 
 class AsyncDialSource(AsyncSource):
@@ -354,35 +422,34 @@ class AsyncDialSource(AsyncSource):
         self._inherited: list[Connection] = []
         self._closed = False
 
-    async def acquire(self, within: float = math.inf) -> AsyncSession:
+    async def acquire(self, session: AsyncSession, within: float = math.inf) -> None:
         """An idle connection, or a new one."""
         if os.getpid() != self._pid:
             # The parent's: not used, not closed, not even collected here.
             self._inherited, self._idle = self._idle, []
             self._pid = os.getpid()
         while self._idle:
-            conn = self._idle.pop()
-            if _is_alive(conn):
-                return AsyncSession(self, conn)
-            await conn.close()
-        session = AsyncSession(self, await self._connect(within))
+            session._conn = self._idle.pop()
+            if _is_alive(session._conn):
+                return
+            await session._conn.close()
+        await self._connect(session, within)
         try:
             if await self.look_for_pooler(session):
                 # What is prepared stays in one session of the server, and another has something else by that name.
                 (await session.connection()).prepare_threshold = None
         except BaseException:
-            await (await session.connection()).close()
+            await (await session.connection()).close()  # or it would be kept, and might prepare
             raise
         self.can_reconnect = True
-        return session
 
-    async def _connect(self, within: float) -> Connection:
+    async def _connect(self, session: AsyncSession, within: float) -> None:
         try:
             parameters = with_keepalives(self.conninfo)
             if self.outage.is_on and within < math.inf:
                 patience = float(parameters.get("connect_timeout", 0)) or within
                 parameters["connect_timeout"] = max(1, math.ceil(min(within, patience)))
-            return await psycopg.AsyncConnection.connect(
+            session._conn = await psycopg.AsyncConnection.connect(
                 autocommit=True, fallback_application_name="pgq_py", **parameters
             )
         except psycopg.Error as error:
@@ -391,28 +458,52 @@ class AsyncDialSource(AsyncSource):
     def hold(self, transaction: AsyncTransaction | None, session: AsyncSession | None = None) -> None:
         """Nothing to note: there are other connections."""
 
-    async def acquire_another(self) -> AsyncSession | None:
+    async def acquire_another(self, session: AsyncSession) -> bool:
         """One more connection, if there is one to be had."""
         try:
-            return await self.acquire()
+            await self.acquire(session)
         except psycopg.OperationalError:
-            return None
+            return False
+        return True
 
     async def release(self, session: AsyncSession) -> None:
         """Kept if it is idle and whole."""
-        if session.is_inherited():
+        conn = session._conn
+        if conn is None or session.is_inherited():
             return
-        conn = await session.connection()
-        if self._closed or conn.closed or conn.info.transaction_status != TransactionStatus.IDLE:
+        if self._closed or conn.closed or conn.pgconn.transaction_status != _IDLE:
             await conn.close()
-        else:
+            return
+        try:
+            session._conn = None  # first: a connection given back twice would be in two hands
             self._idle.append(conn)
+        except BaseException:
+            await conn.close()  # interrupted: whether it is in the list nobody knows
+            raise
 
     async def close(self) -> None:
         """Close the idle connections; those in use follow when they come back."""
         self._closed = True
         while self._idle:
             await self._idle.pop().close()
+
+
+async def _end(conn: Connection, execution: Execution) -> None:
+    """Find out how a statement has ended whose steps were interrupted, under the connection's lock.
+
+    Psycopg has done so where the interruption met it waiting. One that came between two steps has left the
+    server at work.
+    """
+    if conn.pgconn.transaction_status != _ACTIVE or conn.pgconn.pipeline_status != _NO_PIPELINE:
+        return
+    try:
+        await conn.cancel_safe(timeout=CANCEL_WITHIN)
+        await conn.wait(execution.rest())
+    except psycopg.Error:
+        pass  # the interruption that brought us here says more
+    finally:
+        if conn.pgconn.transaction_status == _ACTIVE:
+            await conn.close()
 
 
 def _is_alive(conn: Connection) -> bool:

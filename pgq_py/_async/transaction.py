@@ -48,13 +48,18 @@ class AsyncTransaction:
     def __init__(self, pq: AsyncPQ, opener: object = None, session: AsyncSession | None = None) -> None:
         self.pq = pq
         self.opener = opener
-        # Given, it is the giver's to release.
+        # The one to use; None if it is the outer transaction's. Given, it is the giver's to close.
         self._given = session
+        self._used: AsyncSession | None = session
+        # While it is open.
         self.session: AsyncSession | None = None
         self.thread = threading.get_ident()
         self._owner = async_owner()
         self._outer: AsyncTransaction | None = None
-        self._begun: Any = None
+        # Psycopg's or the host's transaction, and whether it is one, not a savepoint in the caller's.
+        self.begun: Any = None
+        self.is_real = False
+        self.is_ending = self._is_over = False
         # What is to be done when the outermost is over, committed or not; and when this one is rolled back.
         self._after: list[Callable[[], Awaitable[None]]] = []
         self._undo: list[Callable[[BaseException], None]] = []
@@ -83,26 +88,50 @@ class AsyncTransaction:
         Raises:
             ConnectionBusy: another task or thread has a transaction open on the only connection.
         """
+        try:
+            return await self._begin()
+        except BaseException as error:
+            conn = None if self._used is None else self._used.raw
+            lost = conn is not None and conn.closed
+            await self.abandon(error)
+            if isinstance(error, psycopg.Error):
+                raise translate(error, schema=self.pq.schema, lost=lost) from error
+            raise
+
+    async def _begin(self) -> psycopg.AsyncCursor[Any]:
         self._outer = innermost(self.pq)
         if self._outer is not None:
             if self._outer._owner != self._owner:
                 raise ConnectionBusy("the transaction belongs to another task: open this one where that one was")
-            assert self._outer.session is not None  # innermost gives open ones only
-            session = self._outer.session
-        else:
-            session = self._given or await self.pq.acquire()
-        try:
-            self._begun = await session.begin(self)
-            conn = await session.connection()
-        except BaseException as error:
-            await self._release(session)
-            if isinstance(error, psycopg.Error):
-                lost = session.raw is not None and session.raw.closed
-                raise translate(error, schema=self.pq.schema, lost=lost) from error
-            raise
+            self._used = self._outer.session
+        elif self._given is None:
+            self._used = self.pq.new_session()
+            await self.pq.acquire(self._used)
+        session = self._used
+        assert session is not None  # innermost gives open ones only
+        await session.begin(self)
+        conn = await session.connection()
         self.session = session
         _open.set((*(other for other in _open.get() if other.session is not None), self))
         return conn.cursor()
+
+    async def abandon(self, error: BaseException) -> None:
+        """End it in whatever state it is, after a failure or an interruption of its beginning or end.
+
+        May be repeated, and does nothing where it is over.
+        """
+        session, self.session = self._used, None
+        _open.set(tuple(other for other in _open.get() if other is not self))
+        if session is None or session.is_inherited():
+            return
+        try:
+            if not self._is_over:
+                await session.roll_back(self, error)
+        finally:
+            self._is_over = True
+            if self._outer is None:
+                session.source.let_go(session)
+            await self._release(session)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -113,8 +142,22 @@ class AsyncTransaction:
             TransactionAborted: an error inside was swallowed; psycopg would roll back in silence.
             ConnectionLost: the connection went away inside; nothing was committed.
         """
+        try:
+            return await self._finish(kind, error, trace)
+        except BaseException as raised:
+            await self.abandon(raised)
+            raise
+
+    async def _finish(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
         session = self.session
         assert session is not None  # __aexit__ follows __aenter__
+        for inner in reversed(_open.get()):
+            if inner is self:
+                break
+            if inner.session is session:  # Control-C came when its exit was called, and had not begun
+                await inner.abandon(error or GeneratorExit())
         self.session = None
         # Not by token: an asynchronous generator may be closed in another context.
         _open.set(tuple(other for other in _open.get() if other is not self))
@@ -129,9 +172,7 @@ class AsyncTransaction:
             undone = failed
             raise
         finally:
-            if self._outer is None:
-                session.source.hold(None)
-            await self._release(session)
+            await self.abandon(undone or GeneratorExit())
             if undone is not None:
                 for undo in self._undo:
                     undo(undone)
@@ -149,12 +190,16 @@ class AsyncTransaction:
     ) -> bool | None:
         try:
             swallowed = await self._swallowed(session) if error is None else None
+            self.is_ending = True
             if swallowed is not None:
-                await self._begun.__aexit__(type(swallowed), swallowed, None)
+                await self.begun.__aexit__(type(swallowed), swallowed, None)
+                self._is_over = True
                 raise swallowed
-            suppress: bool | None = await self._begun.__aexit__(kind, error, trace)
+            suppress: bool | None = await self.begun.__aexit__(kind, error, trace)
+            self._is_over = True
             return suppress
         except psycopg.Error as failed:
+            self._is_over = True  # no interruption: it has failed to its end
             if failed is error or isinstance(failed, Error):
                 raise
             lost = (await session.connection()).closed
@@ -163,7 +208,7 @@ class AsyncTransaction:
 
     async def _release(self, session: AsyncSession) -> None:
         if self._outer is None and self._given is None:
-            await self.pq.release(session)
+            await session.close()
 
     async def _swallowed(self, session: AsyncSession) -> Error | None:
         conn = await session.connection()

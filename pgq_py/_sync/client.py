@@ -25,6 +25,7 @@ from .listener import SLICE
 from .queue import Queue, QueueSet
 from .session import DialSource, PoolSource, Session, Source
 from .transaction import Transaction, innermost
+from .use import Use
 
 if TYPE_CHECKING:
     from psycopg_pool import ConnectionPool
@@ -202,56 +203,58 @@ class PQ:
     def _parameters(self) -> str | dict[str, Any]:
         if isinstance(self._source, DialSource):
             return self._source.conninfo
-        session = self._source.acquire()
+        session = self.new_session()
         try:
+            self._source.acquire(session)
             info = (session.connection()).info
             return {**info.get_parameters(), "password": info.password or None}
         finally:
-            self._source.release(session)
+            session.close()
 
     def run(self, call: Call[T]) -> T:
         """Run one call, in the open transaction of this thread or task if there is one."""
         joined = self._joined()
         if joined is not None:
             return joined.run(call)
-        session = self.acquire(call)
+        session = self.new_session()
         try:
-            return session.run(call)
+            self.acquire(session, call)
+            result = session.run(call)
+            session.close()
+            return result
+        except BaseException:
+            session.close()
+            raise
+
+    def is_own(self) -> bool:
+        """Whether a call here and now would be a transaction of its own."""
+        use = Use(self)
+        try:
+            session = use.open()
+            return session.is_own()
         finally:
-            self._source.release(session)
+            use.close()
 
-    def session(self, within: float = math.inf) -> Use:
-        """A context with the connection to use here and now: the open transaction's, or one for this while.
-
-        Args:
-            within: seconds to wait for one at most, while the server is out of reach.
-        """
-        return Use(self, within)
+    def new_session(self) -> Session:
+        """A session that has no connection yet."""
+        return Session(self._source)
 
     def _joined(self) -> Session | None:
         transaction = innermost(self)
         return None if transaction is None else transaction.session
 
-    def acquire(self, wanted: Call[Any] | None = None, within: float = math.inf) -> Session:
-        """A session of our own, its schema checked the first time.
+    def acquire(self, session: Session, wanted: Call[Any] | None = None, within: float = math.inf) -> None:
+        """A connection for the session, its schema checked the first time; `session.close` gives it back.
 
         Args:
+            session: that has none yet.
             wanted: the call that it is for, if it is for one.
             within: seconds to wait for one at most, while the server is out of reach.
         """
         self.check_open()
-        session = self._source.acquire(within)
+        self._source.acquire(session, within)
         if not self._checked:
-            try:
-                self._check_version(session, wanted)
-            except BaseException:  # Control-C or a cancellation, too: nobody else would give it back
-                self._source.release(session)
-                raise
-        return session
-
-    def release(self, session: Session) -> None:
-        """Give a session back."""
-        self._source.release(session)
+            self._check_version(session, wanted)
 
     @property
     def outage(self) -> Outage:
@@ -320,27 +323,3 @@ class PQ:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-class Use:
-    """The context that `session` makes. Not a generator's: this is on the path of every get."""
-
-    __slots__ = ("_own", "_pq", "_within")
-
-    def __init__(self, pq: PQ, within: float = math.inf) -> None:
-        self._pq = pq
-        self._within = within
-        self._own: Session | None = None
-
-    def __enter__(self) -> Session:
-        joined = self._pq._joined()
-        if joined is not None:
-            return joined
-        self._own = self._pq.acquire(within=self._within)
-        return self._own
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._own is not None:
-            self._pq.release(self._own)

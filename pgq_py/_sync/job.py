@@ -318,9 +318,8 @@ class Job:
         # What was done inside may have been rolled back since. If not, its receipt is no longer good.
         was_settled = self._settled
         try:
-            with self._queue._pq.session() as session:
-                if not session.is_own():
-                    error.add_note(f"recorded with job {self.id} in the open transaction: its rollback would lose that")
+            if not self._queue._pq.is_own():
+                error.add_note(f"recorded with job {self.id} in the open transaction: its rollback would lose that")
             done = self.release() if is_interruption(error) else self.error(describe(error))
             if not done and not was_settled:
                 error.add_note(f"the lease of job {self.id} was lost before this error: it was not recorded")

@@ -14,11 +14,12 @@ import psycopg
 
 from .._compat import Ticker
 from ..errors import ConnectionLost, Error, LeaseLost
+from .session import Session
 
 if TYPE_CHECKING:
     from .client import PQ
     from .job import Job
-    from .session import Session, Source
+    from .session import Source
 
 
 class Keeper:
@@ -47,9 +48,14 @@ class Keeper:
 
     def __enter__(self) -> Keeper:
         """Begin."""
-        self._source = self._pq.source_aside()
-        self._ticker.start()
-        return self
+        try:
+            self._source = self._pq.source_aside()
+            self._ticker.start()
+            return self
+        except BaseException:
+            self._ended = True
+            self._pq.close_aside(self._source)
+            raise
 
     def _beat(self) -> bool:
         """One heartbeat. True: go on."""
@@ -68,8 +74,9 @@ class Keeper:
     def _extend(self) -> None:
         assert self._source is not None  # set before the first heartbeat
         # Given back in between: keepers that held their connections could use up a pool.
-        session = self._source.acquire()
+        session = Session(self._source)
         try:
+            self._source.acquire(session)
             self._session = session
             if self._ended:
                 return  # came too late: nobody waits any more
@@ -80,7 +87,7 @@ class Keeper:
                 self._lost = not job._settled
         finally:
             self._session = None
-            self._source.release(session)
+            session.close()
 
     def _interrupt(self) -> None:
         """Wake a heartbeat that hangs, from another thread."""

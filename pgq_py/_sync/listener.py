@@ -3,11 +3,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from time import monotonic
-from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
 import psycopg
@@ -15,10 +13,10 @@ from psycopg.pq import TransactionStatus
 
 from .._compat import jitter, sleep
 from ..errors import CannotWait, ConnectionLost, Error, translate
+from .session import Session
 
 if TYPE_CHECKING:
     from .client import PQ
-    from .session import Session
 
 T = TypeVar("T")
 
@@ -32,7 +30,7 @@ SLICE, SHARED_SLICE, GAP = 0.25, 0.05, 0.001
 
 
 class Listener:
-    """Listens on the channels of some queues while it is entered.
+    """Listens on the channels of some queues from `start` to `stop`.
 
     On the connection of the session when that is idle, else on another one where there is one. A
     transaction that is open, a host's connection, or one through a pooler gets no notifications: then it polls.
@@ -42,12 +40,14 @@ class Listener:
         self._pq = pq
         self._session = session
         self._queues = queues
+        # What it listens on, and that if it is not the given one.
         self._on: Session | None = None
-        self._counted: tuple[str, ...] = ()
+        self._another: Session | None = None
+        self._is_over = False
         self._heard = 0
         self._pause = POLL_FIRST
 
-    def __enter__(self) -> Listener:
+    def start(self) -> None:
         """Start to listen. Committed when it returns: what commits after that wakes us.
 
         Raises:
@@ -65,39 +65,33 @@ class Listener:
                     "use block=False, or wait for the job outside of it"
                 )
             if hosted:
-                return self
-            self._on = self._session.source.acquire_another()
-        if self._on is not None:
-            try:
-                if self._is_pooled(self._on):
-                    self._let_go()
-                    return self
-                self._start(self._on)
-            except BaseException as error:
-                self.__exit__(type(error), error, error.__traceback__)
-                raise
-        return self
+                return
+            self._another = Session(self._session.source)
+            if not self._another.source.acquire_another(self._another):
+                return
+            self._on = self._another
+        if self._is_pooled(self._on):
+            self._give_up()
+            return
+        listening = self._on.listening
+        with listening.lock:
+            # First: an interruption may come when the server listens already.
+            listening.sleepers.add(self)
+            self._on.run(self._pq.calls.listen(self._queues))
+        self._heard = listening.heard
 
     def _is_pooled(self, session: Session) -> bool:
         source = session.source
         return source.look_for_pooler(session) if source.is_pooled is None else source.is_pooled
-
-    def _start(self, session: Session) -> None:
-        with session.listening.lock:
-            # Counted first: an interruption may come when the server listens already.
-            session.listening.queues.update(self._queues)
-            self._counted = self._queues
-            session.run(self._pq.calls.listen(self._queues))
-        self._heard = session.listening.heard
 
     def last(self, attempt: Callable[[Sequence[str]], list[T]]) -> list[T]:
         """Make an attempt that, where it gives anything, stops to listen in the same round trip."""
         if self._on is not self._session:
             return attempt(())
         with self._session.listening.lock:
-            found = attempt(self._over())
+            found = attempt(self._over(self._session))
             if found:
-                self._forget()
+                self._session.listening.sleepers.discard(self)
         return found
 
     def wait(self) -> float:
@@ -108,7 +102,7 @@ class Listener:
             try:
                 due.append(self._on.run(call))  # the one that listens knows whom it may miss
             except ConnectionLost:
-                self._let_go()  # the transaction has a connection of its own, and goes on
+                self._give_up()  # the transaction has a connection of its own, and goes on
         return min((time.total_seconds() for time in due if time is not None), default=POLL)
 
     def sleep(self, seconds: float) -> bool:
@@ -129,7 +123,7 @@ class Listener:
                     listening.heard += 1
             except psycopg.Error as error:
                 if self._on is not self._session and conn.closed:
-                    self._let_go()
+                    self._give_up()
                     return False
                 raise translate(error, schema=self._pq.schema, lost=conn.closed) from error
             if listening.heard != self._heard:
@@ -140,55 +134,41 @@ class Listener:
                 sleep(GAP)
         return False
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Stop to listen, and leave the connection as it was."""
-        if self._on is None:
-            return
-        try:
+    def _give_up(self) -> None:
+        """Poll from now on: listening is in vain on this connection."""
+        self._on = None
+        if self._another is not None:
+            self._another.close()
+
+    def stop(self) -> None:
+        """Stop to listen, and leave the connection as it was. May be repeated, after an interruption."""
+        if self._on is not None and not self._is_over:
             # Whoever waited may have a job by now: no failure here shall keep it from him.
             with suppress(Error, psycopg.Error):
-                try:
-                    self._stop(self._on)
-                except BaseException:
-                    if self._counted:  # interrupted while it waited for others on the connection
-                        self._stop(self._on)
-                    raise
-        finally:
-            self._let_go()
+                self._stop(self._on)
+            self._on.listening.sleepers.discard(self)
+            self._is_over = True
+        if self._another is not None:
+            self._another.close()
 
     def _stop(self, session: Session) -> None:
-        with session.listening.lock:
-            over = self._over()
-            self._forget()
+        listening = session.listening
+        with listening.lock:
+            over = self._over(session)
             if over:
-                stop = self._pq.calls.unlisten(over)
-                try:
-                    session.run(stop)
-                except Error:
-                    raise
-                except BaseException:
-                    # Interrupted, by Control-C or a cancellation: once more, or it listens for ever.
-                    session.run(stop)
-                    raise
-        if not session.listening.queues:
+                session.run(self._pq.calls.unlisten(over))
+            listening.sleepers.discard(self)
+        if not listening.sleepers:
             # What came meanwhile is ours, and would wait in memory for whoever has the connection next.
             conn = session.connection()
             for _ in conn.notifies(timeout=0):
-                session.listening.heard += 1
+                listening.heard += 1
+        self._is_over = True
 
-    def _over(self) -> list[str]:
+    def _over(self, session: Session) -> list[str]:
         """Our queues that nobody else on the connection listens to."""
-        assert self._on is not None  # or there is nothing to stop
-        return [queue for queue in self._counted if self._on.listening.queues[queue] <= 1]
-
-    def _forget(self) -> None:
-        assert self._on is not None
-        self._on.listening.queues -= Counter(self._counted)
-        self._counted = ()
-
-    def _let_go(self) -> None:
-        if self._on is not None and self._on is not self._session:
-            self._on.source.release(self._on)
-        self._on = None
+        sleepers = session.listening.sleepers
+        if self not in sleepers:
+            return []  # `last` has done it
+        others = [other._queues for other in sleepers if other is not self]
+        return [queue for queue in self._queues if not any(queue in queues for queues in others)]

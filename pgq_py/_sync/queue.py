@@ -10,24 +10,25 @@ import socket
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import suppress
 from datetime import datetime
 from functools import cache
 from itertools import islice
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import psycopg
 
 from ..calls import Call, JobId, Right, Settings, Stats, Taken, check_count, check_name
 from ..codecs import JSON, Codec, Payload, Serializer, SerializerCodec
-from ..errors import CommitUnknown, ConnectionLost, DecodeError, Empty, Error, TransactionAborted
+from ..errors import CommitUnknown, ConnectionLost, DecodeError, Empty, Error
 from ..failures import caller_of, describe, is_interruption, left_by_exception
 from ..times import Duration, When
 from .job import DeadJob, Job
 from .listener import Listener
 from .transaction import Transaction, opened_by
+from .use import Taking, Use
 
 if TYPE_CHECKING:
     from .client import PQ
@@ -40,6 +41,8 @@ log = logging.getLogger("pgq_py")
 # 1 GB the server hangs up.
 BATCH = 10_000
 BATCH_LENGTH = 2**23
+
+T = TypeVar("T")
 
 # Methods are named as users expect, and so `list` is one of them.
 Jobs: TypeAlias = list[Job]
@@ -101,8 +104,7 @@ class Consumer(ABC):
             CommitUnknown: it was lost on the way of a job, which may be gone: lease it, or `take`, where that
                 must not be.
         """
-        jobs = self._take_or_wait(self._get_calls(1), block, timeout)
-        return jobs[0] if jobs else None
+        return self._deliver(self._get_calls(1), block, timeout, _first)
 
     def get_nowait(self) -> Job:
         """Take the next job at once.
@@ -110,10 +112,7 @@ class Consumer(ABC):
         Raises:
             Empty: there is none; also a `queue.Empty`.
         """
-        job = self.get(block=False)
-        if job is None:
-            raise Empty("there is no job to take")
-        return job
+        return self._deliver(self._get_calls(1), False, None, _first_or_empty)
 
     def get_many(self, count: int, block: bool = False, timeout: float | None = None) -> Jobs:
         """Take up to COUNT jobs at once, in one round trip; a single one of a large set of queues may need two.
@@ -130,7 +129,7 @@ class Consumer(ABC):
             ValueError: a count below 1 or above 100,000.
         """
         check_count(count)
-        return self._take_or_wait(self._get_calls(count), block, timeout)
+        return self._deliver(self._get_calls(count), block, timeout, _all)
 
     def _in_parts(self, count: int) -> Iterator[tuple[str, ...]]:
         """The names to ask, in one call after the other, until there is something."""
@@ -165,8 +164,7 @@ class Consumer(ABC):
         Returns:
             The job, or None if there was none in time.
         """
-        jobs = self.lease_many(1, lease_for, consumer=consumer, block=block, timeout=timeout)
-        return jobs[0] if jobs else None
+        return self._deliver(self._lease_calls(1, lease_for, consumer), block, timeout, _first, is_lease=True)
 
     def lease_many(
         self,
@@ -191,67 +189,67 @@ class Consumer(ABC):
             ValueError: a count below 1 or above 100,000.
         """
         check_count(count)
+        return self._deliver(self._lease_calls(count, lease_for, consumer), block, timeout, _all, is_lease=True)
+
+    def _lease_calls(self, count: int, lease_for: Duration | None, consumer: str | None) -> MakeCalls:
         name = _consumer_of(os.getpid()) if consumer is None else consumer
-        return self._take_or_wait(
-            lambda promote, unlisten: (
-                self._pq.calls.lease(names, count, lease_for, name, promote, unlisten)
-                for names in self._in_parts(count)
-            ),
-            block,
-            timeout,
-            is_lease=True,
+        return lambda promote, unlisten: (
+            self._pq.calls.lease(names, count, lease_for, name, promote, unlisten) for names in self._in_parts(count)
         )
 
-    def _take_or_wait(self, make: MakeCalls, block: bool, timeout: float | None, is_lease: bool = False) -> Jobs:
+    def _deliver(
+        self,
+        make: MakeCalls,
+        block: bool,
+        timeout: float | None,
+        form: Callable[[Jobs], T],
+        is_lease: bool = False,
+    ) -> T:
+        """Take jobs, and return what the form makes of them; or give them back, if that does not reach the caller.
+
+        To be returned at once: a line between this and the caller is one at which an interruption loses them.
+        While it waits, it outlasts the connection where there can be another.
+        """
         deadline = None if timeout is None else monotonic() + timeout
         while True:
+            use = Use(self._pq, _left(deadline))
             try:
-                return self._take_or_wait_once(make, block, timeout, deadline)
-            except ConnectionLost as error:
+                jobs = self._take_or_wait(use, make, may_wait(block, timeout), deadline)
+                use.close()
+                return form(jobs)
+            except BaseException as error:
+                use.let_go(error)
                 # A lease that nobody knows of runs out; a job that was taken would be gone.
-                is_harmless = is_lease or not isinstance(error, CommitUnknown)
-                if not (block and is_harmless and self._pq.reconnect(error, _left(deadline))):
+                is_lost = isinstance(error, ConnectionLost) and (is_lease or not isinstance(error, CommitUnknown))
+                if not (block and is_lost and self._pq.reconnect(error, _left(deadline))):
                     raise
 
-    def _take_or_wait_once(self, make: MakeCalls, block: bool, timeout: float | None, deadline: float | None) -> Jobs:
-        taken: dict[int, Taken] = {}
-        try:
-            with self._pq.session(_left(deadline)) as session:
-                jobs = self._take(session, make, taken)
-                self._pq.outage.end()
-                if not jobs and may_wait(block, timeout):
-
-                    def attempt(unlisten: Sequence[str] = ()) -> Jobs:
-                        return self._take(session, make, taken, unlisten)
-
-                    with Listener(self._pq, session, self._order()) as listener:
-
-                        def woken() -> Jobs:
-                            return listener.last(attempt)
-
-                        jobs = self._until(listener, attempt, deadline, woken)
+    def _take_or_wait(self, use: Use, make: MakeCalls, waits: bool, deadline: float | None) -> Jobs:
+        session = use.open()
+        jobs = self._take(use, session, make)
+        self._pq.outage.end()
+        if jobs or not waits:
             return jobs
-        except BaseException as error:
-            self._give_back(taken, error)
-            raise
 
-    def _take(self, session: Session, make: MakeCalls, taken: dict[int, Taken], unlisten: Sequence[str] = ()) -> Jobs:
-        """Take jobs that can be read; those that can't go to the dead. If it gives any, stop to listen.
+        def attempt(unlisten: Sequence[str] = ()) -> Jobs:
+            return self._take(use, session, make, unlisten)
 
-        `taken` holds whatever has left the queue and has not gone to the dead.
-        """
+        def woken() -> Jobs:
+            return listener.last(attempt)
 
-        def keep(rows: list[Taken]) -> None:
-            for row in rows:
-                taken[row.id] = row
+        listener = use.listen(session, self._order())
+        return self._until(listener, attempt, deadline, woken)
 
+    def _take(self, use: Use, session: Session, make: MakeCalls, unlisten: Sequence[str] = ()) -> Jobs:
+        """Take jobs that can be read; those that can't go to the dead. If it gives any, stop to listen."""
         while True:
             promote = session.is_own()
             rows: list[Taken] = []
             # A commit that fails brings LISTEN back, but not the lock by which putters see who sleeps.
             listen = self._pq.calls.listen(unlisten) if unlisten else None
             for call in make(promote, unlisten):
-                rows = session.run(call, keep, listen)
+                taking = use.taking = Taking(promote)
+                rows = session.run(call, taking.outcome, listen)
                 if rows:
                     break
             jobs = []
@@ -262,38 +260,19 @@ class Consumer(ABC):
                     _ = job.data  # what can't be read must be known before the caller has it
                     jobs.append(job)
                 except DecodeError as error:
-                    log.warning("job %s of queue %r goes to the dead: %s", row.id, row.queue, error)
-                    receipt = row.raw("receipt")
-                    if receipt is None:
-                        session.run(self._pq.calls.bury(row, str(error)))
-                    else:
-                        session.run(self._pq.calls.error(row.queue, row.id, receipt, str(error), bury=True))
-                    del taken[row.id]
+                    self._bury(session, taking, row, str(error))
             if jobs or not rows:
                 return jobs
             if listen is not None:
                 session.run(listen)
 
-    def _give_back(self, taken: dict[int, Taken], error: BaseException) -> None:
-        """Put again, or release, what was taken but never reached the caller, who was interrupted meanwhile.
-
-        What was put again has a new id: the old one is gone with the transaction that took the job.
-        """
-        if not taken:
-            return
-        try:
-            with self._pq.session() as session:
-                for id, row in list(taken.items()):
-                    receipt = row.raw("receipt")
-                    if receipt is None:
-                        session.run(self._pq.calls.put_again(row))
-                    else:
-                        session.run(self._pq.calls.release(row.queue, id, receipt))
-                    del taken[id]
-        except TransactionAborted:
-            pass  # its rollback gives them back
-        except (Error, psycopg.Error) as failed:
-            error.add_note(f"{len(taken)} jobs were taken and could not be given back: {failed}")
+    def _bury(self, session: Session, taking: Taking, row: Taken, reason: str) -> None:
+        log.warning("job %s of queue %r goes to the dead: %s", row.id, row.queue, reason)
+        calls, receipt = self._pq.calls, row.raw("receipt")
+        if receipt is None:
+            session.run(calls.bury(row, reason), taking.going(row))
+        else:
+            session.run(calls.error(row.queue, row.id, receipt, reason, bury=True), taking.going(row))
 
     def _until(
         self,
@@ -328,20 +307,22 @@ class Consumer(ABC):
         """
         while True:
             try:
-                job = self.get(timeout=self.timeout)
+                # In one line: see `_deliver`.
+                yield self.get(timeout=self.timeout)
             except ConnectionLost as error:
                 if isinstance(error, CommitUnknown) or not self._pq.outage.is_on:
                     raise
-                job = None
-            yield job
+                yield None
 
     def consume(self, timeout: float | None = None) -> Generator[Job, None]:
         """Take job after job, each gone when it is yielded; end when idle for TIMEOUT seconds.
 
         None goes on for ever.
         """
-        while (job := self.get(timeout=timeout)) is not None:
-            yield job
+        with suppress(Empty):
+            while True:
+                # In one line: see `_deliver`.
+                yield self._deliver(self._get_calls(1), True, timeout, _first_or_empty)
 
     def take(self, block: bool = True, timeout: float | None = None) -> Take:
         """A context with one job, in a transaction: `with queue.take() as job`.
@@ -369,11 +350,15 @@ class Consumer(ABC):
 
     def _listen(self, timeout: float | None, current: _Current) -> Generator[Job, None]:
         while True:
-            current.take = self.take(timeout=timeout)
-            with current.take as job:
-                if job is None:
-                    return
-                yield job
+            take = current.take = self.take(timeout=timeout)
+            try:
+                with take as job:
+                    if job is None:
+                        return
+                    yield job
+            except BaseException as error:
+                take.let_go(error)  # an interruption can come before the first line of an exit
+                raise
 
     def __enter__(self) -> psycopg.Cursor[Any]:
         """Begin a transaction, or a savepoint in the open one; gives a psycopg cursor."""
@@ -383,7 +368,13 @@ class Consumer(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
         """Commit, or roll back after an exception."""
-        return opened_by(self).__exit__(kind, error, trace)
+        transaction = None
+        try:
+            transaction = opened_by(self)
+            return transaction.__exit__(kind, error, trace)
+        except BaseException as raised:
+            (transaction or opened_by(self)).abandon(raised)
+            raise
 
 
 class _Current:
@@ -411,67 +402,77 @@ class Take:
         self._job: Job | None = None
         self._failure: str | None = None
         # The connection and, if we had to wait, the listening on it: both outlast the transaction.
-        self._held = ExitStack()
+        self._use = Use(consumer._pq)
 
     def __enter__(self) -> Job | None:
         """Wait for a job outside of any transaction of ours, so that an idle consumer holds nothing back."""
         deadline = None if self._timeout is None else monotonic() + self._timeout
         while True:
             try:
-                return self._enter(deadline)
-            except ConnectionLost as error:  # whatever was taken is back
-                if not (self._block and self._consumer._pq.reconnect(error, _left(deadline))):
+                self._job = self._take(deadline)
+                return self._job
+            except BaseException as error:
+                self.let_go(error)
+                is_lost = isinstance(error, ConnectionLost)  # whatever was taken is back
+                if not (self._block and is_lost and self._consumer._pq.reconnect(error, _left(deadline))):
                     raise
 
-    def _enter(self, deadline: float | None) -> Job | None:
-        pq = self._consumer._pq
-        try:
-            session = self._held.enter_context(pq.session(_left(deadline)))
+    def _take(self, deadline: float | None) -> Job | None:
+        self._transaction = None
+        self._use = Use(self._consumer._pq, _left(deadline))
+        session = self._use.open()
 
-            def attempt() -> Jobs:
-                return self._attempt(session)
+        def attempt() -> Jobs:
+            return self._attempt(session)
 
-            jobs = attempt()
-            pq.outage.end()
-            if not jobs and may_wait(self._block, self._timeout):
-                names = self._consumer._order()
-                listener = self._held.enter_context(Listener(pq, session, names))
-                jobs = self._consumer._until(listener, attempt, deadline)
-        except BaseException as error:
-            if self._transaction is not None:
-                self._transaction.__exit__(type(error), error, error.__traceback__)
-            self._held.__exit__(type(error), error, error.__traceback__)
-            raise
-        self._job = jobs[0] if jobs else None
-        return self._job
+        jobs = attempt()
+        self._consumer._pq.outage.end()
+        if not jobs and may_wait(self._block, self._timeout):
+            listener = self._use.listen(session, self._consumer._order())
+            jobs = self._consumer._until(listener, attempt, deadline)
+        return _first(jobs)
 
     def _attempt(self, session: Session) -> Jobs:
-        transaction = Transaction(self._consumer._pq, session=session)
+        transaction = self._transaction = Transaction(self._consumer._pq, session=session)
         transaction.__enter__()
-        try:
-            jobs = self._consumer._take(session, self._consumer._get_calls(1), {})
-        except BaseException as error:
-            transaction.__exit__(type(error), error, error.__traceback__)
-            raise
-        if jobs:
-            self._transaction = transaction
-        else:
+        jobs = self._consumer._take(Use(self._consumer._pq), session, self._consumer._get_calls(1))
+        if not jobs:
             transaction.__exit__(None, None, None)
+            self._transaction = None
         return jobs
+
+    def let_go(self, error: BaseException) -> None:
+        """Roll back what is open, and give the connection back. May be repeated; does nothing where all is over."""
+        try:
+            if self._transaction is not None:
+                self._transaction.abandon(error)
+        finally:
+            self._use.close()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
         """Commit; or roll back after an exception, and record it."""
-        transaction, self._transaction = self._transaction, None
+        try:
+            return self._finish(kind, error, trace)
+        except BaseException as raised:
+            self.let_go(raised)
+            raise
+
+    def _finish(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        transaction = self._transaction
         try:
             return None if transaction is None else transaction.__exit__(kind, error, trace)
         except BaseException as raised:
             error = raised  # by the commit: the job is back, too
+            if transaction is not None:
+                transaction.abandon(error)
             raise
         finally:
             try:
-                self._held.close()
+                self._use.close()
             finally:
                 # Only now: the connection may be the last one of a pool.
                 self._record(error)
@@ -859,6 +860,20 @@ class QueueSet(Consumer):
 
 def _left(deadline: float | None) -> float:
     return float("inf") if deadline is None else deadline - monotonic()
+
+
+def _first(jobs: Jobs) -> Job | None:
+    return jobs[0] if jobs else None
+
+
+def _first_or_empty(jobs: Jobs) -> Job:
+    if not jobs:
+        raise Empty("there is no job to take")
+    return jobs[0]
+
+
+def _all(jobs: Jobs) -> Jobs:
+    return jobs
 
 
 def may_wait(block: bool, timeout: float | None) -> bool:

@@ -6,10 +6,8 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections import Counter
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import psycopg
 from psycopg.pq import PipelineStatus, TransactionStatus
@@ -20,23 +18,57 @@ from ..driver import Answer, Execution, Statement, forget_prepared
 from ..errors import Closed, ConnectionBusy, Forked, PayloadError, TransactionConflict, translate
 from ..hosts import Host
 from ..links import Outage, with_keepalives
-from ..values import dialect_of
+from ..values import Dialect, dialect_of
 
 if TYPE_CHECKING:
     from psycopg_pool import ConnectionPool
 
+    from .listener import Listener
     from .transaction import Transaction
 
 log = logging.getLogger("pgq_py")
 
 T = TypeVar("T")
 Connection = psycopg.Connection[Any]
-Keep: TypeAlias = Callable[[T], object]
 
 # As plain numbers, which is what libpq gives: enumerations compare slowly.
 _IDLE = int(TransactionStatus.IDLE)
+_ACTIVE = int(TransactionStatus.ACTIVE)
+_IN_TRANSACTION = (int(TransactionStatus.INTRANS), int(TransactionStatus.INERROR))
 _NO_PIPELINE = int(PipelineStatus.OFF)
 _NO_LOCK = nullcontext()
+
+# How long the server may take to end a statement that was interrupted: as long as psycopg gives it.
+CANCEL_WITHIN = 5.0
+
+
+class Outcome(Generic[T]):
+    """How a call ended, for those too whom an interruption (Control-C, a cancellation) kept from its result."""
+
+    __slots__ = ("_call", "_dialect", "_execution")
+
+    def __init__(self) -> None:
+        self._execution: Execution | None = None
+
+    def note(self, call: Call[T], execution: Execution, dialect: Dialect) -> None:
+        """The statement is about to be sent."""
+        self._call, self._dialect = call, dialect
+        self._execution = execution  # last: from now on it can be read
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the statement was done: for certain."""
+        return self._execution is not None and self._execution.result is not None
+
+    @property
+    def is_unknown(self) -> bool:
+        """Whether nobody can say: the connection went away, or was closed, before the answer."""
+        return self._execution is not None and self._execution.is_unknown
+
+    def result(self) -> T:
+        """What it gave, if it was done."""
+        assert self._execution is not None
+        return self._call.read(Answer(self._execution.result, self._dialect))
 
 
 class Listening:
@@ -45,21 +77,25 @@ class Listening:
     def __init__(self) -> None:
         # Between counting and telling the server.
         self.lock = Lock()
-        self.queues: Counter[str] = Counter()
+        self.sleepers: set[Listener] = set()
         # Goes up with each notification, for those that it did not reach.
         self.heard = 0
 
 
 class Session:
-    """One connection, for one operation or one transaction."""
+    """One connection, for one operation or one transaction.
 
-    def __init__(self, source: Source, conn: Connection | None, lock: Lock | None = None) -> None:
+    Made before it has its connection, so that whoever is interrupted meanwhile knows what to close.
+    """
+
+    def __init__(self, source: Source) -> None:
         self.source = source
         self._listening: Listening | None = None
-        self._conn = conn
+        # Psycopg's; None before `acquire`, and for a host's.
+        self._conn: Connection | None = None
         self._pid = os.getpid()
         # Of a connection that threads or tasks share: between looking at its state and acting on it.
-        self._lock = lock
+        self._lock: Lock | None = None
 
     @property
     def is_shared(self) -> bool:
@@ -101,20 +137,23 @@ class Session:
         conn = self.connection()
         return conn.pgconn.transaction_status == _IDLE and conn.autocommit
 
-    def run(self, call: Call[T], keep: Keep[T] | None = None, between: Call[Any] | None = None) -> T:
+    def close(self) -> None:
+        """Give the connection back to where it came from. May be repeated, after an interruption."""
+        self.source.release(self)
+
+    def run(self, call: Call[T], outcome: Outcome[T] | None = None, between: Call[Any] | None = None) -> T:
         """Run a call: on an idle connection in one round trip and durable, else in the open transaction.
 
         A transaction of our own that lost against another one is repeated a few times.
 
         Args:
             call: what to run.
-            keep: is given the result even when an interruption (asyncio's cancellation, Control-C)
-                comes too late to keep the statement from being done.
+            outcome: knows the result, once there is one, whatever happens on the way from here to the caller.
             between: what else to run before it is repeated.
         """
         for attempt in range(10):
             try:
-                return self._run_once(call, keep)
+                return self._run_once(call, outcome)
             except TransactionConflict:
                 if not self.is_own():
                     raise
@@ -127,29 +166,34 @@ class Session:
                 forget_prepared(self.connection())
                 if not self.is_own():
                     raise
-        return self._run_once(call, keep)
+        return self._run_once(call, outcome)
 
-    def _run_once(self, call: Call[T], keep: Keep[T] | None) -> T:
+    def _run_once(self, call: Call[T], outcome: Outcome[T] | None) -> T:
         with self._lock or _NO_LOCK:
             self.source.check_holder(self)
             self.check_process()
             conn = self._conn or self.connection()
             pgconn = conn.pgconn
             is_idle = pgconn.transaction_status == _IDLE
-            execution: Execution | None = None
             try:
                 dialect = dialect_of(conn)
                 statement, params = call.statement, None
                 if isinstance(statement, Statement):
                     params = statement.dump(call.params or (), dialect.encoding)
                 execution = Execution(conn, statement, params)
+                if outcome is not None:
+                    outcome.note(call, execution, dialect)
                 with conn.lock:
-                    # A host's connection begins a transaction as the host has set it.
-                    conn.wait(execution.steps(begins=self._conn is None))
+                    try:
+                        # A host's connection begins a transaction as the host has set it.
+                        conn.wait(execution.steps(begins=self._conn is None))
+                    except BaseException:
+                        _end(conn, execution)
+                        raise
                 if pgconn.pipeline_status != _NO_PIPELINE:
                     with conn.pipeline() as pipeline:
                         pipeline.sync()  # which commits, if nothing began a transaction
-                result = call.read(Answer(execution.result, dialect))
+                return call.read(Answer(execution.result, dialect))
             except psycopg.Error as error:
                 is_own = is_idle and (self._conn is not None or conn.autocommit)
                 raise translate(
@@ -163,17 +207,8 @@ class Session:
             except UnicodeEncodeError:
                 # Not chained: Python's error carries the text.
                 raise PayloadError("the text has a character that the connection's client_encoding lacks") from None
-            except BaseException:
-                # Control-C or a cancellation, for which psycopg has waited for the statement's end: it may
-                # have been done all the same.
-                if keep is not None and execution is not None and execution.result is not None:
-                    keep(call.read(Answer(execution.result, dialect)))
-                raise
-            if keep is not None:
-                keep(result)
-            return result
 
-    def begin(self, transaction: Transaction) -> AbstractContextManager[Any]:
+    def begin(self, transaction: Transaction) -> None:
         """Enter a transaction, or a savepoint in the open one; by the host where there is one.
 
         Raises:
@@ -182,27 +217,44 @@ class Session:
         self.check_process()
         with self._lock or _NO_LOCK:
             self.source.check_holder(self)
-            begun: AbstractContextManager[Any]
+            begun: Any
             if self.source.host is not None:
                 begun = self.source.host.transaction()
-                begun.__enter__()
             else:
                 conn = self.connection()
+                transaction.is_real = conn.pgconn.transaction_status == _IDLE
                 # Not `conn.transaction()`, but for pipelines: that is a generator, and one that a
                 # forked child inherits and drops would roll back the parent's transaction.
                 is_piped = conn.pgconn.pipeline_status != PipelineStatus.OFF
                 begun = conn.transaction() if is_piped else psycopg.Transaction(conn)
-                try:
-                    begun.__enter__()
-                except BaseException:
-                    # Psycopg undoes a BEGIN that Control-C or a cancellation interrupted. Had it failed, nobody
-                    # would ever end it.
-                    if transaction.is_outermost and conn.info.transaction_status != TransactionStatus.IDLE:
-                        conn.close()
-                    raise
+                transaction.begun = None if is_piped else begun
+            begun.__enter__()
+            transaction.begun = begun
             if transaction.is_outermost:
                 self.source.hold(transaction, self)
-            return begun
+
+    def roll_back(self, transaction: Transaction, error: BaseException) -> None:
+        """Undo what an interruption has left of a transaction's beginning or end. May be repeated.
+
+        A connection whose transaction can't be ended is closed.
+        """
+        begun, conn = transaction.begun, self._conn
+        try:
+            if not isinstance(begun, psycopg.Transaction):
+                if begun is not None and not transaction.is_ending:  # a host's, or in a pipeline
+                    begun.__exit__(type(error), error, error.__traceback__)
+            elif begun.status is begun.Status.ACTIVE:
+                begun.__exit__(type(error), error, error.__traceback__)
+            elif conn is not None and conn.pgconn.transaction_status in _IN_TRANSACTION:
+                # Psycopg's own exit was interrupted. Should that have come to its end after all, the name of the
+                # savepoint is unknown: then the whole transaction fails, which is the safe side.
+                name = begun.savepoint_name
+                conn.execute(f'rollback to savepoint "{name}"' if name else "rollback")
+        except psycopg.Error:
+            pass  # the error that brought us here says more
+        finally:
+            if transaction.is_real and conn is not None and conn.pgconn.transaction_status != _IDLE:
+                conn.close()
 
     def is_inherited(self) -> bool:
         """Whether the connection belongs to the parent of this process: hands off."""
@@ -233,10 +285,11 @@ class Source:
         self._conn = conn
         self._pid = os.getpid()
 
-    def acquire(self, within: float = math.inf) -> Session:
-        """A session; give it back with `release`.
+    def acquire(self, session: Session, within: float = math.inf) -> None:
+        """A connection for the session; `session.close` gives it back.
 
         Args:
+            session: that has none yet.
             within: seconds to wait for one at most, while the server is out of reach.
         """
         if os.getpid() != self._pid:
@@ -245,13 +298,13 @@ class Source:
             raise Closed("the connection given to PQ is closed")
         while self.holder is not None and self.holder.abandoned:
             sleep(0.001)  # until the loop has closed the generator, which rolls back
-        if self.host is not None and self.host.is_per_thread:
-            return Session(self, None)
-        return Session(self, self._conn, self._lock)
+        if self.host is None or not self.host.is_per_thread:
+            session._lock = self._lock
+        session._conn = self._conn
 
-    def acquire_another(self) -> Session | None:
-        """One more while a transaction has the first; None where there is no other."""
-        return None
+    def acquire_another(self, session: Session) -> bool:
+        """One more while a transaction has the first; False where there is no other."""
+        return False
 
     def look_for_pooler(self, session: Session) -> bool:
         """Whether a pooler stands between us and the server; said once in the log, with what follows.
@@ -283,6 +336,11 @@ class Source:
         if self.host is None or not self.host.is_per_thread:
             self.holder, self._holding = transaction, session
 
+    def let_go(self, session: Session) -> None:
+        """The transaction on this session, if it had the only connection for itself, is over."""
+        if self._holding is session:
+            self.hold(None)
+
     def release(self, session: Session) -> None:
         """Take a session back, in whatever state its connection is."""
 
@@ -297,48 +355,58 @@ class PoolSource(Source):
         super().__init__(schema)
         self._pool = pool
 
-    def acquire(self, within: float = math.inf) -> Session:
+    def acquire(self, session: Session, within: float = math.inf) -> None:
         """A connection of the pool."""
-        if os.getpid() != self._pid:
-            raise Forked("this pool belongs to the parent process: open one, and a PQ, in the child")
-        return Session(self, self._getconn(within, self.outage.is_on))
+        self._getconn(session, within, self.outage.is_on)
 
-    def _getconn(self, within: float, is_lost: bool) -> Connection:
+    def _getconn(self, session: Session, within: float, is_lost: bool) -> None:
         """A connection that is not known to be dead.
 
         Args:
+            session: that has none yet.
             within: seconds to wait at most if the server is out of reach; otherwise the pool's own patience counts.
             is_lost: whether it is.
         """
+        if os.getpid() != self._pid:
+            raise Forked("this pool belongs to the parent process: open one, and a PQ, in the child")
         while True:
             try:
                 timeout = max(within, 0.01) if is_lost and within < math.inf else None
-                conn: Connection = self._pool.getconn(timeout)
+                session._conn = self._pool.getconn(timeout)
             except psycopg.Error as error:
                 raise translate(error, schema=self.schema, lost=is_lost) from error
-            if _is_alive(conn):
+            if _is_alive(session._conn):
                 self.can_reconnect = True
-                return conn
+                return
             # After the server was away a pool may have as many dead connections as it has any.
             is_lost = True
-            conn.close()
-            self._pool.putconn(conn)
+            session._conn.close()
+            self.release(session)
 
     def hold(self, transaction: Transaction | None, session: Session | None = None) -> None:
         """Nothing to note: there are other connections."""
 
-    def acquire_another(self) -> Session | None:
+    def acquire_another(self, session: Session) -> bool:
         """Another connection of the pool, if it has one to spare: those who wait may all hold one."""
         try:
-            return Session(self, self._getconn(0.01, True))
+            self._getconn(session, 0.01, True)
         except psycopg.OperationalError:
-            return None
+            return False
+        return True
 
     def release(self, session: Session) -> None:
         """Back to the pool, which discards a broken connection."""
-        if session.is_inherited():
+        conn = session._conn
+        if conn is None or session.is_inherited():
             return
-        self._pool.putconn(session.connection())
+        try:
+            session._conn = None  # first: a connection given back twice would be in two hands
+            self._pool.putconn(conn)
+        except BaseException:
+            session._conn = None
+            if getattr(conn, "_pool", None) is self._pool:  # interrupted before the pool had it
+                self._pool.putconn(conn)
+            raise
 
 
 class DialSource(Source):
@@ -355,63 +423,88 @@ class DialSource(Source):
         self._inherited: list[Connection] = []
         self._closed = False
 
-    def acquire(self, within: float = math.inf) -> Session:
+    def acquire(self, session: Session, within: float = math.inf) -> None:
         """An idle connection, or a new one."""
         if os.getpid() != self._pid:
             # The parent's: not used, not closed, not even collected here.
             self._inherited, self._idle = self._idle, []
             self._pid = os.getpid()
         while self._idle:
-            conn = self._idle.pop()
-            if _is_alive(conn):
-                return Session(self, conn)
-            conn.close()
-        session = Session(self, self._connect(within))
+            session._conn = self._idle.pop()
+            if _is_alive(session._conn):
+                return
+            session._conn.close()
+        self._connect(session, within)
         try:
             if self.look_for_pooler(session):
                 # What is prepared stays in one session of the server, and another has something else by that name.
                 (session.connection()).prepare_threshold = None
         except BaseException:
-            (session.connection()).close()
+            (session.connection()).close()  # or it would be kept, and might prepare
             raise
         self.can_reconnect = True
-        return session
 
-    def _connect(self, within: float) -> Connection:
+    def _connect(self, session: Session, within: float) -> None:
         try:
             parameters = with_keepalives(self.conninfo)
             if self.outage.is_on and within < math.inf:
                 patience = float(parameters.get("connect_timeout", 0)) or within
                 parameters["connect_timeout"] = max(1, math.ceil(min(within, patience)))
-            return psycopg.Connection.connect(autocommit=True, fallback_application_name="pgq_py", **parameters)
+            session._conn = psycopg.Connection.connect(
+                autocommit=True, fallback_application_name="pgq_py", **parameters
+            )
         except psycopg.Error as error:
             raise translate(error, schema=self.schema, lost=True) from error
 
     def hold(self, transaction: Transaction | None, session: Session | None = None) -> None:
         """Nothing to note: there are other connections."""
 
-    def acquire_another(self) -> Session | None:
+    def acquire_another(self, session: Session) -> bool:
         """One more connection, if there is one to be had."""
         try:
-            return self.acquire()
+            self.acquire(session)
         except psycopg.OperationalError:
-            return None
+            return False
+        return True
 
     def release(self, session: Session) -> None:
         """Kept if it is idle and whole."""
-        if session.is_inherited():
+        conn = session._conn
+        if conn is None or session.is_inherited():
             return
-        conn = session.connection()
-        if self._closed or conn.closed or conn.info.transaction_status != TransactionStatus.IDLE:
+        if self._closed or conn.closed or conn.pgconn.transaction_status != _IDLE:
             conn.close()
-        else:
+            return
+        try:
+            session._conn = None  # first: a connection given back twice would be in two hands
             self._idle.append(conn)
+        except BaseException:
+            conn.close()  # interrupted: whether it is in the list nobody knows
+            raise
 
     def close(self) -> None:
         """Close the idle connections; those in use follow when they come back."""
         self._closed = True
         while self._idle:
             self._idle.pop().close()
+
+
+def _end(conn: Connection, execution: Execution) -> None:
+    """Find out how a statement has ended whose steps were interrupted, under the connection's lock.
+
+    Psycopg has done so where the interruption met it waiting. One that came between two steps has left the
+    server at work.
+    """
+    if conn.pgconn.transaction_status != _ACTIVE or conn.pgconn.pipeline_status != _NO_PIPELINE:
+        return
+    try:
+        conn.cancel_safe(timeout=CANCEL_WITHIN)
+        conn.wait(execution.rest())
+    except psycopg.Error:
+        pass  # the interruption that brought us here says more
+    finally:
+        if conn.pgconn.transaction_status == _ACTIVE:
+            conn.close()
 
 
 def _is_alive(conn: Connection) -> bool:
