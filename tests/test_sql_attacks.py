@@ -6,7 +6,9 @@ from typing import Any
 
 import psycopg
 import pytest
+from conftest import ROOT, install
 from psycopg.types.json import Jsonb
+from servers import Server
 from sql_sessions import column, refused, stored, value
 from test_sql_rights import CALLS, GIVING, OVERALL, Orchard, name_of
 
@@ -487,3 +489,74 @@ def test_no_call_is_forgotten_here(conn):
     public = set(column(conn, r"select proname::text from pg_proc where proname like 'queue\_%'"))
     tried = {name_of(call) for call in (*CALLS, *OVERALL, *GIVING)}
     assert public - tried == {"queue_version", "queue_rights"}
+
+
+# What is run in somebody's name while his table is maintained
+
+
+def plant(mallory: Connection, schema: str) -> None:
+    """A table of the stranger's, whose index takes a job of others when it is built or looked at; what came of it."""
+    mallory.execute(
+        f"""
+        create table own.bait (n int) with (autovacuum_analyze_threshold = 1, autovacuum_analyze_scale_factor = 0);
+        create table own.caught (what text);
+        create function own.bite(n int) returns int immutable language plpgsql as 'begin return n; end';
+        create index on own.bait (own.bite(n));
+        insert into own.bait select generate_series(1, 9);
+        -- The index does not mind.
+        create or replace function own.bite(n int) returns int volatile language plpgsql as $$
+        begin
+            if current_user = 'mallory' and session_user <> 'mallory' then
+                begin
+                    insert into own.caught select data #>> '{{}}' from {schema}.queue_get('pears');
+                exception
+                    when others then insert into own.caught values (sqlstate);
+                end;
+            end if;
+            return n;
+        end
+        $$
+        """
+    )
+
+
+@pytest.mark.parametrize("command", ["analyze own.bait", "reindex table own.bait", "vacuum full own.bait"])
+def test_who_maintains_a_strangers_table_lends_him_no_rights(conn, roles, command):
+    """A superuser does. Nobody connects as the owner of the queue."""
+    roles.make("keeper", options="nologin")
+    roles.make("mallory")
+    conn.execute("create schema kept authorization keeper; create schema own authorization mallory")
+    with conn.transaction():
+        conn.execute("set local role keeper; set local search_path to kept, pg_temp")
+        for file in [ROOT / "sql" / "schema.sql", *sorted((ROOT / "sql" / "functions").glob("*.sql"))]:
+            conn.execute(file.read_bytes())
+    conn.execute("select kept.queue_put('pears', '\"secret\"')")
+    conn.execute("select kept.queue_grant('apples', 'mallory', 'get')")
+    plant(roles.connect("mallory"), "kept")
+    conn.execute(command)
+    assert set(column(conn, "select what from own.caught")) == {"42501"}
+    assert value(conn, "select kept.queue_count('pears')") == 1
+
+
+@pytest.mark.long
+def test_autovacuum_lends_a_stranger_no_rights(version, server):
+    """Not even the owner's own, who is the superuser that autovacuum says it is."""
+    own = Server(server.version, server.programs)
+    try:
+        own.create()
+        with psycopg.connect(own.dsn(), autocommit=True) as conn:
+            install(own.host, own.port, own.user, "postgres")
+            conn.execute("alter system set autovacuum_naptime = 1")
+            conn.execute("select pg_reload_conf()")
+            conn.execute("create role mallory login; create schema own authorization mallory")
+            conn.execute("select queue_put('pears', '\"secret\"'), queue_grant('apples', 'mallory', 'get')")
+            with psycopg.connect(f"{own.dsn()} user=mallory", autocommit=True) as mallory:
+                plant(mallory, "public")
+                # Its statistics say so when autovacuum looks at them next.
+                mallory.execute("insert into own.bait select generate_series(10, 99)")
+            while not (caught := column(conn, "select what from own.caught")):
+                pass
+            assert set(caught) == {"42501"}
+            assert value(conn, "select queue_count('pears')") == 1
+    finally:
+        own.remove()

@@ -291,7 +291,7 @@ volatile
 set search_path from current
 as $$
 declare
-    v_caller text := _queue_caller();
+    v_caller text := coalesce(_queue_caller(), 'nobody');
 begin
     if _queue_may(queue, variadic privileges) then
         return;
@@ -333,11 +333,12 @@ returns text
 language sql
 stable
 -- As _queue_key. Inside our functions current_user is their owner. Who calls is the role that was set with
--- SET ROLE (as gateways do that connect as one role for all), or else whoever connected.
-return coalesce(nullif(current_setting('role'), 'none'), session_user);
+-- SET ROLE (as gateways do that connect as one role for all), or else whoever connected: nobody in autovacuum, which
+-- evaluates the functions in anybody's index, and whose session_user is a superuser.
+return coalesce(nullif(current_setting('role'), 'none'), nullif(current_setting('session_authorization'), ''));
 
 comment on function _queue_caller is
-    'Private: the role that calls, in a function that runs with the rights of the owner.';
+    'Private: the role that calls, in a function that runs with the rights of the owner; null where no client does.';
 
 revoke all on function _queue_caller from public;
 
@@ -1151,6 +1152,10 @@ volatile
 set search_path from current
 as $$
 begin
+    -- Who maintains a table (ANALYZE, REINDEX, REFRESH MATERIALIZED VIEW) evaluates the functions of its owner, and so
+    -- would lend him its rights on queues. PostgreSQL does not tell us, but refuses this there (42501). It costs 2 us.
+    prepare pgq_py_not_in_maintenance as select;
+    deallocate pgq_py_not_in_maintenance;
     -- USAGE and not MEMBER: as everywhere in PostgreSQL, who does not inherit the rights of a group has them after
     -- SET ROLE.
     return exists (
@@ -1160,7 +1165,7 @@ begin
                 and r.privilege = any (_queue_may.privileges)
                 and pg_has_role(_queue_caller(), r.role, 'usage')
         )
-        or pg_has_role(_queue_caller(), current_user, 'usage');
+        or coalesce(pg_has_role(_queue_caller(), current_user, 'usage'), false);
 end
 $$;
 
@@ -1993,7 +1998,7 @@ begin
     if octet_length(queue_bury.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_bury.queue);
     end if;
-    if session_user <> current_user or current_setting('role') <> 'none' then
+    if current_setting('session_authorization') <> current_user or current_setting('role') <> 'none' then
         perform _queue_allow(queue_bury.queue, 'get');
     end if;
     -- What is dead may be put back into the queue, where the same holds.
@@ -2060,7 +2065,7 @@ begin
     if octet_length(queue_cancel.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_cancel.queue);
     end if;
-    if session_user <> current_user or current_setting('role') <> 'none' then
+    if current_setting('session_authorization') <> current_user or current_setting('role') <> 'none' then
         perform _queue_allow(queue_cancel.queue, 'manage');
     end if;
     perform
@@ -2105,7 +2110,7 @@ begin
     if octet_length(queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue);
     end if;
-    if session_user <> current_user or current_setting('role') <> 'none' then
+    if current_setting('session_authorization') <> current_user or current_setting('role') <> 'none' then
         perform _queue_allow(queue, 'get');
     end if;
     return _queue_channel(queue);
@@ -2153,7 +2158,7 @@ begin
     if octet_length(queue_clear.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_clear.queue);
     end if;
-    if session_user <> current_user or current_setting('role') <> 'none' then
+    if current_setting('session_authorization') <> current_user or current_setting('role') <> 'none' then
         perform _queue_allow(queue_clear.queue, 'manage');
     end if;
     -- In steps along the primary key: a join of all that is locked with all that is there
@@ -2221,7 +2226,7 @@ begin
     if (
         octet_length(queue_complete.queue) between 1 and 255
         and (
-            session_user = current_user and current_setting('role') = 'none'
+            current_setting('session_authorization') = current_user and current_setting('role') = 'none'
             or _queue_may(queue_complete.queue, 'get')
         )
     ) is not true then
@@ -2299,7 +2304,7 @@ begin
     if octet_length(queue_complete_many.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_complete_many.queue);
     end if;
-    if session_user <> current_user or current_setting('role') <> 'none' then
+    if current_setting('session_authorization') <> current_user or current_setting('role') <> 'none' then
         perform _queue_allow(queue_complete_many.queue, 'get');
     end if;
     if cardinality(ids) <> cardinality(receipts) is not false then
@@ -2389,7 +2394,7 @@ begin
     if octet_length(queue_count.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_count.queue);
     end if;
-    if session_user <> current_user or current_setting('role') <> 'none' then
+    if current_setting('session_authorization') <> current_user or current_setting('role') <> 'none' then
         perform _queue_allow(queue_count.queue, 'observe', 'manage');
     end if;
     if queue_count.scheduled then
@@ -2451,7 +2456,7 @@ begin
     if octet_length(queue_create.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_create.queue);
     end if;
-    if session_user <> current_user or current_setting('role') <> 'none' then
+    if current_setting('session_authorization') <> current_user or current_setting('role') <> 'none' then
         perform _queue_allow(queue_create.queue, 'manage');
     end if;
     v_wrong := case
@@ -2561,7 +2566,7 @@ begin
     if octet_length(queue_dead_delete.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_dead_delete.queue);
     end if;
-    if session_user <> current_user or current_setting('role') <> 'none' then
+    if current_setting('session_authorization') <> current_user or current_setting('role') <> 'none' then
         perform _queue_allow(queue_dead_delete.queue, 'manage');
     end if;
     if queue_dead_delete.count < 1 then
@@ -2649,7 +2654,7 @@ begin
     if octet_length(queue_dead_list.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_dead_list.queue);
     end if;
-    if session_user <> current_user or current_setting('role') <> 'none' then
+    if current_setting('session_authorization') <> current_user or current_setting('role') <> 'none' then
         perform _queue_allow(queue_dead_list.queue, 'observe', 'manage');
     end if;
     if queue_dead_list.count < 1 then
@@ -2712,7 +2717,7 @@ begin
     if octet_length(queue_drop.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_drop.queue);
     end if;
-    if session_user <> current_user or current_setting('role') <> 'none' then
+    if current_setting('session_authorization') <> current_user or current_setting('role') <> 'none' then
         perform _queue_allow(queue_drop.queue, 'manage');
     end if;
     -- All rows in one order, so that two calls wait for each other. The totals twice: first, while
@@ -2795,7 +2800,7 @@ begin
     if octet_length(queue_error.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_error.queue);
     end if;
-    if session_user <> current_user or current_setting('role') <> 'none' then
+    if current_setting('session_authorization') <> current_user or current_setting('role') <> 'none' then
         perform _queue_allow(queue_error.queue, 'get');
     end if;
     if queue_error.retry_in is not null then
@@ -2876,7 +2881,7 @@ begin
     if octet_length(queue_error_many.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_error_many.queue);
     end if;
-    if session_user <> current_user or current_setting('role') <> 'none' then
+    if current_setting('session_authorization') <> current_user or current_setting('role') <> 'none' then
         perform _queue_allow(queue_error_many.queue, 'get');
     end if;
     if cardinality(ids) <> cardinality(receipts) is not false then
@@ -2975,7 +2980,10 @@ begin
     if (
         octet_length(queue_get.queue) between 1 and 255
         and queue_get.count between 1 and 100000
-        and (session_user = current_user and current_setting('role') = 'none' or _queue_may(queue_get.queue, 'get'))
+        and (
+            current_setting('session_authorization') = current_user and current_setting('role') = 'none'
+            or _queue_may(queue_get.queue, 'get')
+        )
     ) is not true then
         if octet_length(queue_get.queue) between 1 and 255 is not true then
             perform _queue_refuse_name(queue_get.queue);
@@ -3225,7 +3233,7 @@ begin
     if queue_get_any.count between 1 and 100000 is not true then
         perform _queue_refuse_count(queue_get_any.count);
     end if;
-    if session_user <> current_user or current_setting('role') <> 'none' then
+    if current_setting('session_authorization') <> current_user or current_setting('role') <> 'none' then
         -- All of them before any is looked at: whether there are jobs in it is told by no queue without the right.
         perform _queue_allow(q.name, 'get')
         from unnest(queues) as q (name)
@@ -3287,7 +3295,7 @@ begin
     if octet_length(queue_grant.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_grant.queue);
     end if;
-    if session_user <> current_user or current_setting('role') <> 'none' then
+    if current_setting('session_authorization') <> current_user or current_setting('role') <> 'none' then
         perform _queue_allow(queue_grant.queue, 'grant');
     end if;
     return _queue_give(queue_grant.queue, queue_grant.role, queue_grant.privilege);
@@ -3332,7 +3340,7 @@ security definer
 set search_path from current
 as $$
 begin
-    if session_user <> current_user or current_setting('role') <> 'none' then
+    if current_setting('session_authorization') <> current_user or current_setting('role') <> 'none' then
         perform _queue_allow('', 'grant');
     end if;
     return _queue_give('', queue_grant_all.role, queue_grant_all.privilege);
@@ -3399,7 +3407,7 @@ declare
     v_due bigint;
     v_due_since timestamptz;
 begin
-    if session_user <> current_user or current_setting('role') <> 'none' then
+    if current_setting('session_authorization') <> current_user or current_setting('role') <> 'none' then
         perform _queue_allow('', 'observe', 'manage');
     end if;
     -- What holds vacuum back. A session does so in its own database only, as a prepared
@@ -3907,7 +3915,10 @@ begin
         octet_length(queue_lease.queue) between 1 and 255
         and queue_lease.count between 1 and 100000
         and (queue_lease.consumer is null or octet_length(queue_lease.consumer) <= 255)
-        and (session_user = current_user and current_setting('role') = 'none' or _queue_may(queue_lease.queue, 'get'))
+        and (
+            current_setting('session_authorization') = current_user and current_setting('role') = 'none'
+            or _queue_may(queue_lease.queue, 'get')
+        )
     ) is not true then
         if octet_length(queue_lease.queue) between 1 and 255 is not true then
             perform _queue_refuse_name(queue_lease.queue);
@@ -4193,7 +4204,7 @@ begin
     if queue_lease_any.count between 1 and 100000 is not true then
         perform _queue_refuse_count(queue_lease_any.count);
     end if;
-    if session_user <> current_user or current_setting('role') <> 'none' then
+    if current_setting('session_authorization') <> current_user or current_setting('role') <> 'none' then
         -- All of them before any is looked at: whether there are jobs in it is told by no queue without the right.
         perform _queue_allow(q.name, 'get')
         from unnest(queues) as q (name)
@@ -4281,7 +4292,7 @@ begin
     if octet_length(queue_list.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_list.queue);
     end if;
-    if session_user <> current_user or current_setting('role') <> 'none' then
+    if current_setting('session_authorization') <> current_user or current_setting('role') <> 'none' then
         perform _queue_allow(queue_list.queue, 'observe', 'manage');
     end if;
     if queue_list.count < 1 then
@@ -4455,7 +4466,7 @@ declare
     v_forget bigint := 0;
     v_promote bigint := 0;
 begin
-    if session_user <> current_user or current_setting('role') <> 'none' then
+    if current_setting('session_authorization') <> current_user or current_setting('role') <> 'none' then
         perform _queue_allow('', 'manage');
     end if;
     -- Each part passes over what others hold. What goes wrong with one queue is reported, and
@@ -4600,7 +4611,7 @@ begin
     if octet_length(queue_pause.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_pause.queue);
     end if;
-    if session_user <> current_user or current_setting('role') <> 'none' then
+    if current_setting('session_authorization') <> current_user or current_setting('role') <> 'none' then
         perform _queue_allow(queue_pause.queue, 'manage');
     end if;
     insert into queue_setting as s (queue, paused) values (queue_pause.queue, true)
@@ -4650,7 +4661,7 @@ begin
     if octet_length(queue_progress.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_progress.queue);
     end if;
-    if session_user <> current_user or current_setting('role') <> 'none' then
+    if current_setting('session_authorization') <> current_user or current_setting('role') <> 'none' then
         perform _queue_allow(queue_progress.queue, 'get');
     end if;
     if not queue_progress.lease between interval '1 microsecond' and interval '10 years' then
@@ -4739,7 +4750,7 @@ begin
     if octet_length(queue_progress_many.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_progress_many.queue);
     end if;
-    if session_user <> current_user or current_setting('role') <> 'none' then
+    if current_setting('session_authorization') <> current_user or current_setting('role') <> 'none' then
         perform _queue_allow(queue_progress_many.queue, 'get');
     end if;
     if cardinality(ids) <> cardinality(receipts) is not false then
@@ -4812,7 +4823,10 @@ begin
     -- to set up an expression costs more than to evaluate it.
     if
         octet_length(queue_put.queue) between 1 and 255
-        and (session_user = current_user and current_setting('role') = 'none' or _queue_may(queue_put.queue, 'put'))
+        and (
+            current_setting('session_authorization') = current_user and current_setting('role') = 'none'
+            or _queue_may(queue_put.queue, 'put')
+        )
         and (queue_put.data is not null) <> (queue_put.data_text is not null or queue_put.data_bytes is not null)
         and (queue_put.data_text is null or queue_put.data_bytes is null)
         and queue_put.dedupe_key is null
@@ -4981,7 +4995,7 @@ begin
     if octet_length(queue_put_many.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_put_many.queue);
     end if;
-    if session_user <> current_user or current_setting('role') <> 'none' then
+    if current_setting('session_authorization') <> current_user or current_setting('role') <> 'none' then
         perform _queue_allow(queue_put_many.queue, 'put');
     end if;
     if num_nonnulls(queue_put_many.data, queue_put_many.data_text, queue_put_many.data_bytes) > 1 then
@@ -5191,7 +5205,7 @@ begin
     if octet_length(queue_redrive.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_redrive.queue);
     end if;
-    if session_user <> current_user or current_setting('role') <> 'none' then
+    if current_setting('session_authorization') <> current_user or current_setting('role') <> 'none' then
         perform _queue_allow(queue_redrive.queue, 'manage');
     end if;
     if queue_redrive.count < 1 then
@@ -5285,7 +5299,7 @@ begin
     if octet_length(queue_release.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_release.queue);
     end if;
-    if session_user <> current_user or current_setting('role') <> 'none' then
+    if current_setting('session_authorization') <> current_user or current_setting('role') <> 'none' then
         perform _queue_allow(queue_release.queue, 'get');
     end if;
     update queue_job j
@@ -5341,7 +5355,7 @@ begin
     if octet_length(queue_release_many.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_release_many.queue);
     end if;
-    if session_user <> current_user or current_setting('role') <> 'none' then
+    if current_setting('session_authorization') <> current_user or current_setting('role') <> 'none' then
         perform _queue_allow(queue_release_many.queue, 'get');
     end if;
     if cardinality(ids) <> cardinality(receipts) is not false then
@@ -5394,7 +5408,7 @@ begin
     if octet_length(queue_resume.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_resume.queue);
     end if;
-    if session_user <> current_user or current_setting('role') <> 'none' then
+    if current_setting('session_authorization') <> current_user or current_setting('role') <> 'none' then
         perform _queue_allow(queue_resume.queue, 'manage');
     end if;
     update queue_setting s set paused = false where s.queue = queue_resume.queue and s.paused;
@@ -5436,7 +5450,7 @@ begin
     if octet_length(queue_revoke.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_revoke.queue);
     end if;
-    if session_user <> current_user or current_setting('role') <> 'none' then
+    if current_setting('session_authorization') <> current_user or current_setting('role') <> 'none' then
         perform _queue_allow(queue_revoke.queue, 'grant');
     end if;
     return _queue_take(queue_revoke.queue, queue_revoke.role, queue_revoke.privilege);
@@ -5476,7 +5490,7 @@ security definer
 set search_path from current
 as $$
 begin
-    if session_user <> current_user or current_setting('role') <> 'none' then
+    if current_setting('session_authorization') <> current_user or current_setting('role') <> 'none' then
         perform _queue_allow('', 'grant');
     end if;
     return _queue_take(null, queue_revoke_all.role, queue_revoke_all.privilege);
@@ -5560,7 +5574,7 @@ begin
     if octet_length(queue_settings.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_settings.queue);
     end if;
-    if session_user <> current_user or current_setting('role') <> 'none' then
+    if current_setting('session_authorization') <> current_user or current_setting('role') <> 'none' then
         perform _queue_allow(queue_settings.queue, 'observe', 'manage');
     end if;
     return query
@@ -5624,7 +5638,8 @@ as $$
 #variable_conflict use_column
 declare
     v_now timestamptz := clock_timestamp();
-    v_is_limited boolean := session_user <> current_user or current_setting('role') <> 'none';
+    v_is_limited boolean :=
+        current_setting('session_authorization') <> current_user or current_setting('role') <> 'none';
     v_queue text;
     v_see record;
     v_jobs bigint;
@@ -5962,7 +5977,7 @@ begin
     if octet_length(queue_update.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_update.queue);
     end if;
-    if session_user <> current_user or current_setting('role') <> 'none' then
+    if current_setting('session_authorization') <> current_user or current_setting('role') <> 'none' then
         if queue_update.receipt is null then
             perform _queue_allow(queue_update.queue, 'manage');
         else
@@ -6088,7 +6103,7 @@ begin
     if octet_length(queue_wait.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_wait.queue);
     end if;
-    if session_user <> current_user or current_setting('role') <> 'none' then
+    if current_setting('session_authorization') <> current_user or current_setting('role') <> 'none' then
         perform _queue_allow(queue_wait.queue, 'get', 'observe', 'manage');
     end if;
     -- Who put before this session began to listen, and has not committed, may not notify. None of them is left

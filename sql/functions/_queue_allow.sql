@@ -8,7 +8,7 @@ volatile
 set search_path from current
 as $$
 declare
-    v_caller text := _queue_caller();
+    v_caller text := coalesce(_queue_caller(), 'nobody');
 begin
     if _queue_may(queue, variadic privileges) then
         return;

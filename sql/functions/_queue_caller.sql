@@ -3,10 +3,11 @@ returns text
 language sql
 stable
 -- As _queue_key. Inside our functions current_user is their owner. Who calls is the role that was set with
--- SET ROLE (as gateways do that connect as one role for all), or else whoever connected.
-return coalesce(nullif(current_setting('role'), 'none'), session_user);
+-- SET ROLE (as gateways do that connect as one role for all), or else whoever connected: nobody in autovacuum, which
+-- evaluates the functions in anybody's index, and whose session_user is a superuser.
+return coalesce(nullif(current_setting('role'), 'none'), nullif(current_setting('session_authorization'), ''));
 
 comment on function _queue_caller is
-    'Private: the role that calls, in a function that runs with the rights of the owner.';
+    'Private: the role that calls, in a function that runs with the rights of the owner; null where no client does.';
 
 revoke all on function _queue_caller from public;

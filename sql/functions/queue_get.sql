@@ -49,7 +49,10 @@ begin
     if (
         octet_length(queue_get.queue) between 1 and 255
         and queue_get.count between 1 and 100000
-        and (session_user = current_user and current_setting('role') = 'none' or _queue_may(queue_get.queue, 'get'))
+        and (
+            current_setting('session_authorization') = current_user and current_setting('role') = 'none'
+            or _queue_may(queue_get.queue, 'get')
+        )
     ) is not true then
         if octet_length(queue_get.queue) between 1 and 255 is not true then
             perform _queue_refuse_name(queue_get.queue);

@@ -52,7 +52,10 @@ begin
         octet_length(queue_lease.queue) between 1 and 255
         and queue_lease.count between 1 and 100000
         and (queue_lease.consumer is null or octet_length(queue_lease.consumer) <= 255)
-        and (session_user = current_user and current_setting('role') = 'none' or _queue_may(queue_lease.queue, 'get'))
+        and (
+            current_setting('session_authorization') = current_user and current_setting('role') = 'none'
+            or _queue_may(queue_lease.queue, 'get')
+        )
     ) is not true then
         if octet_length(queue_lease.queue) between 1 and 255 is not true then
             perform _queue_refuse_name(queue_lease.queue);
