@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test model bench lint format sql sync reference migration install dist clean
+.PHONY: help demo test model soak bench lint format sql sync reference migration install dist clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -26,6 +26,10 @@ test: $(READY) ## all tests, on every PostgreSQL that is present (args="--pg 18 
 
 model: $(READY) ## random calls against a model of the queue: 2,000 examples (examples=N for others)
 	MODEL_EXAMPLES=$(or $(examples),2000) $(BIN)/python -m pytest -s tests/test_model.py --pg 18 -k model_does $(args)
+
+soak: $(READY) ## torture it while everything fails, and account for every job (seed=1 minutes=30 pg=18)
+	cd tests && ../$(BIN)/python -m soak $(if $(seed),--seed $(seed)) $(if $(minutes),--minutes $(minutes)) \
+		$(if $(pg),--pg $(pg)) $(args)
 
 $(VENV)/.bench: $(READY)
 	$(BIN)/python -m pip install --quiet --group bench
