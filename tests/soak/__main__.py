@@ -7,13 +7,13 @@ import random
 import signal
 import sys
 import warnings
-from dataclasses import replace
 from pathlib import Path
 
 from servers import find_servers
 
+from .plan import Plan
 from .plants import PLANTS
-from .run import Plan, report, soak, write_json
+from .run import report, soak, write_json
 
 
 def main() -> int:
@@ -29,7 +29,7 @@ def main() -> int:
     given = parser.parse_args()
     # So that what was started is stopped.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
-    plan = replace(Plan(), seconds=60 * given.minutes)
+    plan = Plan.of(given.minutes) if given.plant is None else PLANTS[given.plant].plan
     result = soak(given.pg, found[given.pg], given.seed, plan, given.plant)
     report(result)
     if given.json is not None:

@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 from .actors import mode_of
@@ -281,7 +282,7 @@ class Accounts:
         for job in self.by_job:
             leases = self.of(job, "lease")
             leases.sort(key=lambda lease: lease["until"])
-            for earlier, later in zip(leases, leases[1:], strict=False):
+            for earlier, later in pairwise(leases):
                 yield job, earlier, later
 
     def taken_while_leased(self) -> Iterator[Violation]:
@@ -292,7 +293,7 @@ class Accounts:
                 yield Violation("taken_while_leased", f"{job}", history)
 
     def given_back(self, lease: Operation) -> bool:
-        """By error or release, or by the exception out of a block; or that was tried, and nobody knows what came of it."""
+        """By error, release or an exception; or that was tried, and nobody knows what came of it."""
         return any(
             (operation.do in ("error", "release") and may_be_done(operation))
             or (operation.do == "complete" and operation.out != OK)
@@ -302,11 +303,13 @@ class Accounts:
     def delivered_without_cause(self) -> Iterator[Violation]:
         """Delivered once more, and nothing explains why: no failure, no fault."""
         for job, earlier, later in self._leases_in_a_row():
-            self.figures["extra deliveries"] += 1
-            # The worker's next step comes when it is done with this one.
             mine = self.belonging_to(earlier)
+            if any(operation.do in ("error", "release") and is_done(operation) for operation in mine):
+                self.figures["delivered again, as was asked for"] += 1
+                continue
+            self.figures["extra deliveries"] += 1
             if self.given_back(earlier):
-                self.figures["extra deliveries after an error, a release or an unknown outcome"] += 1
+                self.figures["extra deliveries after an unknown outcome, or an exception in the block"] += 1
             elif any(operation.out != OK for operation in mine):
                 self.figures["extra deliveries after a call that failed"] += 1
             elif fault := self.fault_of(earlier, earlier.began, max(self.until(earlier), earlier.ended)):

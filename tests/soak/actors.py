@@ -28,7 +28,7 @@ from pgq_py import PQ, Error, Job
 from pgq_py._sync import listener
 from pgq_py.errors import CommitUnknown
 
-from .ledger import FAILED, OK, UNKNOWN, Ledger, RolledBack, name_of, outcome_of
+from .ledger import FAILED, OK, UNKNOWN, Ledger, RolledBack, name_of
 
 # The first word is the mode in which the queue's jobs are consumed.
 QUEUES = ("transactional", "transactional too", "leased", "fleeting")
@@ -56,6 +56,8 @@ class Part:
     pause: float = 0.02
     # Queues for producers; all unless said otherwise.
     queues: tuple[str, ...] = QUEUES
+    # How long an actor works on a job at most, in seconds.
+    work: float = 0.02
     poll: float | None = None
     plant: str | None = None
 
@@ -104,8 +106,8 @@ class Actor:
     def chance(self, share: float) -> bool:
         return self.dice.random() < share
 
-    def work(self, seconds: float = 0.02) -> None:
-        sleep(seconds * self.dice.random())
+    def work(self, share: float = 1) -> None:
+        sleep(share * self.part.work * self.dice.random())
 
 
 # Producers
@@ -154,7 +156,7 @@ class Producer(Actor):
     def put_keyed(self) -> None:
         """With a dedupe key; repeated as long as nobody knows whether it is there."""
         key = self.key()
-        dedupe_key = None if self.part.plant == "repeated without a key" else key
+        dedupe_key = None if self.part.plant == "repeat-without-key" else key
         data, options = self.data(key), _times(self.options())
         for _ in range(20):
             try:
@@ -177,7 +179,7 @@ class Producer(Actor):
         queue = self.pq[self.queue]
         rolled_back, swallowed = self.chance(0.15), self.chance(0.1)
         with self.ledger.operation("put", queue=self.queue, keys=[key], sale=True) as entry, ExitStack() as stack:
-            if self.part.plant == "swallowed error":
+            if self.part.plant == "swallowed-error":
                 conn = self.conn
                 queue = PQ(conn)[self.queue]
                 stack.enter_context(conn.transaction())
@@ -247,10 +249,11 @@ class Prober(Producer):
     """At the end, when all is calm: one job at a time, the next when it is gone."""
 
     def step(self) -> None:
-        for self.queue in self.part.queues:
+        for name in self.part.queues:
+            self.queue = name
             self.put()
-            queue, began = self.pq[self.queue], monotonic()
-            while queue.count(scheduled=True) and not self.stopping and monotonic() < began + 30:
+            queue, began = self.pq[name], monotonic()
+            while queue.count(scheduled=True) and not self.stopping and monotonic() < began + 5:
                 sleep(0.001)
             sleep(0.01 * self.dice.random() ** 2)
 
@@ -349,7 +352,7 @@ class SqlTaker(Consumer):
     def step(self) -> None:
         name = self.dice.choice(self.names)
         conn = self.conn
-        wait = self.look_then_listen if self.part.plant == "look, then listen" else self.listen_then_look
+        wait = self.look_then_listen if self.part.plant == "look-then-listen" else self.listen_then_look
         row = wait(conn, name)
         if row is None:
             return
@@ -357,7 +360,7 @@ class SqlTaker(Consumer):
         with self.ledger.operation("effect", conn, jobs=[[name, id, data["key"]]]) as entry:
             entry.committing = False
             conn.execute(EFFECT, [name, id, data["key"], self.id, entry.op])
-            self.work(0.002)
+            self.work(0.1)
             entry.committing = True
             conn.execute("commit")
 
@@ -407,26 +410,31 @@ class Leaser(Consumer):
         if job is None:
             return
         self.of = {"of": entry.op, "jobs": named(job)}
+        if self.part.plant == "complete-first":
+            return self.complete_first(job)
         (finish,) = self.dice.choices(
             [self.complete, self.complete_by_block, self.keep_alive, self.error, self.release], [16, 8, 1, 2, 2]
         )
         finish(job)
 
-    def do(self, seconds: float = 0.03) -> None:
+    def do(self, seconds: float = 0.0) -> None:
         with self.ledger.operation("work", **self.of):
-            self.work(seconds)
+            self.work()
+            sleep(seconds)
 
     def complete(self, job: Job) -> None:
-        early = self.part.plant == "completed before the work"
-        if not early:
-            self.do()
+        self.do()
         if self.chance(0.2):
             with self.ledger.operation("progress", **self.of) as entry:
                 entry.note(done=job.progress(50), lease=LEASE)
         with self.ledger.operation("complete", **self.of) as entry:
             entry.note(done=job.complete())
-        if early:
-            self.do()
+
+    def complete_first(self, job: Job) -> None:
+        """The mistake: who dies now has completed what was never done."""
+        with self.ledger.operation("complete", **self.of) as entry:
+            entry.note(done=job.complete())
+        self.do()
 
     def complete_by_block(self, job: Job) -> None:
         with self.ledger.operation("complete", **self.of), job:
@@ -436,7 +444,7 @@ class Leaser(Consumer):
 
     def keep_alive(self, job: Job) -> None:
         with self.ledger.operation("complete", kept_alive=True, **self.of), job, job.keep_alive(every=0.5):
-            self.do(1.2 * LEASE)
+            self.do(1.2 * LEASE * self.dice.random())
 
     def error(self, job: Job) -> None:
         self.do()
@@ -456,7 +464,7 @@ class EffectLeaser(Leaser):
         with self.ledger.operation("complete", effect=True, **self.of) as entry, self.queue as cursor, job:
             for name, id, key in named(job):
                 cursor.execute(EFFECT, [name, id, key, self.id, entry.op])
-            self.work(0.005)
+            self.work(0.2)
             if self.chance(0.05):
                 raise RolledBack
 
@@ -480,7 +488,7 @@ class Getter(Consumer):
             count = self.dice.randrange(2, 6)
             with self.ledger.operation("get", queue=self.names[0], count=count) as entry:
                 entry.note(jobs=named(*self.queue.get_many(count, block=True, timeout=1)))
-        self.work(0.005)
+        self.work(0.2)
 
 
 class Eater(Consumer):

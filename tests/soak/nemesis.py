@@ -19,30 +19,9 @@ import psycopg
 
 from .actors import LEASE
 from .ledger import Ledger
+from .plan import Plan
 from .stage import Process, Stage, wait_until
 
-SERVER_DECK = (
-    "kill server",
-    "kill server",
-    "restart fast",
-    "restart immediate",
-    "crash",
-    "freeze commits",
-    "old snapshot",
-    "lock timeout",
-    "statement timeout",
-    "disk full",
-)
-ACTOR_DECK = (
-    "kill worker",
-    "kill worker",
-    "kill worker",
-    "kill worker",
-    "stop worker",
-    "terminate backend",
-    "terminate backend",
-    "cut link",
-)
 # A machine that stands still for so long, in seconds, is a fault of its own: workers lose their leases by it.
 STALL = 0.7
 
@@ -50,12 +29,13 @@ STALL = 0.7
 class Nemesis:
     """The faults of one run."""
 
-    def __init__(self, stage: Stage, seed: int, server_deck: tuple[str, ...], actor_deck: tuple[str, ...]) -> None:
+    def __init__(self, stage: Stage, seed: int, plan: Plan) -> None:
         self.stage = stage
         self.seed = seed
+        self.plan = plan
         self.decks = {
-            "server": tuple(kind for kind in server_deck if kind not in stage.absent),
-            "actors": tuple(kind for kind in actor_deck if kind not in stage.absent),
+            "server": tuple(kind for kind in plan.server_deck if kind not in stage.absent),
+            "actors": tuple(kind for kind in plan.actor_deck if kind not in stage.absent),
         }
         self.ledger = Ledger(stage.ledgers / "nemesis#1.jsonl")
         self.counts: dict[str, int] = {}
@@ -63,13 +43,13 @@ class Nemesis:
         self._over = threading.Event()
         self._lock = threading.Lock()
 
-    def run(self, seconds: float, every: dict[str, float], progress: Callable[[], None]) -> None:
-        """All faults, for so long; healed when it returns. EVERY is the mean pause before a fault, by deck."""
-        until = monotonic() + seconds
+    def run(self, progress: Callable[[], None]) -> None:
+        """All faults; healed when it returns."""
+        until = monotonic() + self.plan.torture
         threads = [threading.Thread(target=self._watch)]
         for name, deck in self.decks.items():
             if deck:
-                threads.append(threading.Thread(target=self._guard, args=(name, deck, every[name])))
+                threads.append(threading.Thread(target=self._guard, args=(name, deck)))
         for thread in threads:
             thread.start()
         while not self._over.wait(max(0, min(10, until - monotonic()))) and monotonic() < until:
@@ -80,16 +60,13 @@ class Nemesis:
         for error in self.errors:
             raise error
 
-    def strike_last(self, kind: str) -> None:
-        self.strike(kind, random.Random(self.seed))
-
     def told(self) -> str:
         """How many so far."""
         return ", ".join(f"{count} {kind}" for kind, count in sorted(self.counts.items())) or "no faults"
 
-    def _guard(self, name: str, deck: tuple[str, ...], every: float) -> None:
+    def _guard(self, name: str, deck: tuple[str, ...]) -> None:
         try:
-            for kind, pause, dice in schedule(f"{self.seed} {name}", deck, every):
+            for kind, pause, dice in schedule(f"{self.seed} {name}", deck, self.plan.pause[name]):
                 if self._over.wait(pause):
                     return
                 self.strike(kind, dice)
@@ -148,7 +125,8 @@ class Nemesis:
                 sleep(0.5 + 0.5 * dice.random())
                 if dice.random() < 0.7:
                     waiting = conn.execute(
-                        "select pg_terminate_backend(pid), application_name from pg_stat_activity where wait_event = 'SyncRep'"
+                        "select pg_terminate_backend(pid), application_name from pg_stat_activity "
+                        "where wait_event = 'SyncRep'"
                     )
                     noted["terminated"] = [name for _, name in waiting]
                     sleep(0.2)
@@ -189,7 +167,8 @@ class Nemesis:
     # The actors
 
     def pick(self, dice: random.Random) -> Process:
-        return dice.choice(self.stage.of(*{actor.part.kind for actor in self.stage.actors}))
+        prey = self.plan.prey
+        return dice.choice([actor for actor in self.stage.actors if not prey or actor.part.kind in prey])
 
     def kill_worker(self, dice: random.Random, noted: dict[str, Any]) -> None:
         actor = self.pick(dice)
@@ -255,9 +234,9 @@ FAULTS: dict[str, Any] = {
 SCOPE = {"kill worker": "actors", "stop worker": "actors", "terminate backend": "of", "cut link": "actors"}
 
 
-def schedule(seed: str, deck: tuple[str, ...], every: float) -> Iterator[tuple[str, float, random.Random]]:
+def schedule(seed: str, deck: tuple[str, ...], pause: float) -> Iterator[tuple[str, float, random.Random]]:
     """Without end: a fault, the pause before it, and the dice that decide the rest of it."""
     dice = random.Random(seed)
     while True:
         for kind in dice.sample(deck, len(deck)):
-            yield kind, 2 * every * dice.random(), random.Random(dice.random())
+            yield kind, 2 * pause * dice.random(), random.Random(dice.random())

@@ -7,7 +7,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
@@ -19,51 +19,12 @@ from pgq_py import PQ
 from .accounts import Accounts, State, Violation
 from .actors import PRODUCERS, QUEUES
 from .ledger import read_folder
-from .nemesis import ACTOR_DECK, SERVER_DECK, Nemesis
+from .nemesis import Nemesis
+from .plan import Plan
 from .plants import PLANTS
 from .stage import Stage, stage, wait_until
 
-CAST = (
-    "put",
-    "put",
-    "put-sql",
-    "take",
-    "take",
-    "listen",
-    "listen",
-    "batch",
-    "take-sql",
-    "lease",
-    "lease",
-    "lease-effect",
-    "lease-effect",
-    "get",
-    "get",
-    "consume",
-    "keep",
-)
 TABLES = ("queue_job", "queue_dead", "queue_setting", "queue_tally", "queue_total")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a run is made of."""
-
-    seconds: float = 60
-    """Of faults and all that follows; building the stage comes before."""
-    cast: tuple[str, ...] = CAST
-    server_deck: tuple[str, ...] = SERVER_DECK
-    actor_deck: tuple[str, ...] = ACTOR_DECK
-    every: dict[str, float] = field(default_factory=lambda: {"server": 1.5, "actors": 1.0})
-    """Seconds of peace before a fault of each deck, on average."""
-    options: dict[str, Any] = field(default_factory=dict)
-    """For the actors."""
-    probe: float = 5
-    """Seconds in which jobs are put one at a time, in the calm."""
-    late: float = 2.0
-    """How long such a job may wait: the poll interval of the package's consumers."""
-    ends_with: str | None = None
-    """One more fault after all others."""
 
 
 @dataclass
@@ -101,7 +62,7 @@ def soak(version: str, programs: Path, seed: int, plan: Plan, plant: str | None 
     """Run it, and keep the folder of the ledgers only where something was found."""
     began = monotonic()
     folder = Path(tempfile.mkdtemp(prefix="soak-"))
-    say(f"seed {seed}, PostgreSQL {version}, {plan.seconds:.0f} s, ledgers in {folder}")
+    say(f"seed {seed}, PostgreSQL {version}, ledgers in {folder}")
     with stage(version, programs, folder) as made:
         for kind, why in made.absent.items():
             print(f"absent: {kind} ({why})", file=sys.stderr, flush=True)
@@ -121,20 +82,15 @@ def soak(version: str, programs: Path, seed: int, plan: Plan, plant: str | None 
 
 def play(made: Stage, seed: int, plan: Plan, plant: str | None) -> State:
     """From the first put to the last look into the database."""
-    until = monotonic() + plan.seconds
     if plant is not None:
         with made.place.admin() as conn:
             PLANTS[plant].install(conn)
     options = {**plan.options, "plant": plant}
     for number, kind in enumerate(plan.cast):
         made.add(kind, f"{kind} {number}", seed, **options)
-    nemesis = Nemesis(made, seed, plan.server_deck, plan.actor_deck)
-    # What follows takes its time.
-    torture = max(until - monotonic() - plan.probe - 8, plan.seconds / 2)
-    say(f"torture for {torture:.0f} s: {len(made.actors)} actors")
-    nemesis.run(torture, plan.every, progress=lambda: say(f"    {progress(made)}; {nemesis.told()}"))
-    if plan.ends_with is not None:
-        nemesis.strike_last(plan.ends_with)
+    nemesis = Nemesis(made, seed, plan)
+    say(f"torture for {plan.torture:.0f} s: {len(made.actors)} actors")
+    nemesis.run(progress=lambda: say(f"    {progress(made)}; {nemesis.told()}"))
     say(f"healed: {nemesis.told()}")
     made.end(made.of(*PRODUCERS))
     with PQ(made.place.dsn("soak")) as pq:
@@ -198,7 +154,8 @@ OPEN = """
     where backend_type = 'client backend' and pid <> pg_backend_pid()
     union all
     select 'lock', format('%s of %s on %s', mode, pid, coalesce(relation::regclass::text, locktype)) from pg_locks
-    where pid <> pg_backend_pid() and pid not in (select pid from pg_stat_activity where backend_type <> 'client backend')
+    where pid <> pg_backend_pid()
+        and pid not in (select pid from pg_stat_activity where backend_type <> 'client backend')
     union all
     select 'prepared transaction', gid from pg_prepared_xacts
 """
