@@ -105,7 +105,9 @@ class Story:
     def tell(self, actor: str, do: str, began: float, ended: float, out: str = OK, **result: Any) -> int:
         """An operation; an unknown one has no second line."""
         self.ops += 1
-        asked = {key: result.pop(key) for key in ("queue", "keys", "dedupe", "sale", "of", "count") if key in result}
+        asked = {
+            key: result.pop(key) for key in ("queue", "keys", "dedupe", "sale", "of", "count", "delay") if key in result
+        }
         if do not in ("lease", "get") and "jobs" in result:
             asked["jobs"] = result.pop("jobs")
         for line in ({"at": began, "do": do, **asked}, {"at": ended, "out": out, **result}):
@@ -230,6 +232,12 @@ def put_twice_with_a_key_while_it_was_there(story: Story) -> None:
     story.state.stats["transactional"]["put"] = 3
 
 
+def early(story: Story) -> None:
+    story.put("a", "transactional", 10, delay=1.5)
+    story.effect("a", 10, at=1.4)
+    story.state.stats["transactional"]["put"] = 2
+
+
 def the_row_alone(story: Story) -> None:
     story.put("a", "transactional", 10, out=UNKNOWN, sale=True)
     story.state.sales.add("a")
@@ -351,6 +359,7 @@ WRONG: dict[Callable[[Story], None], str] = {
     failed_but_there: "failed_but_there",
     put_twice: "put_twice",
     put_twice_with_a_key_while_it_was_there: "put_twice",
+    early: "early",
     the_row_alone: "torn",
     the_job_alone: "torn",
     effect_twice: "effect_twice",

@@ -142,6 +142,7 @@ class Accounts:
         "never_put",
         "failed_but_there",
         "put_twice",
+        "early",
         "torn",
         "effect_twice",
         "effect_against_ledger",
@@ -211,6 +212,15 @@ class Accounts:
             else:
                 history = [operation for job in sorted(jobs) for operation in self.by_job[job]]
                 yield Violation("put_twice", f"{key} is {sorted(jobs)}", (*puts, *history))
+
+    def early(self) -> Iterator[Violation]:
+        """Somebody had a scheduled job before its time."""
+        for key, puts in self.puts.items():
+            if (delay := puts[0].get("delay")) is not None:
+                due = puts[0].began + delay
+                taken = [op for job in self.ids[key] for op in self.of(job, *TAKEN) if self._reached(op) < due]
+                if taken:
+                    yield Violation("early", f"{key} was due at {due:.3f}", (*puts, *taken))
 
     def torn(self) -> Iterator[Violation]:
         """A job and a row that were written in one transaction: one of them is there."""
@@ -304,12 +314,12 @@ class Accounts:
         """Delivered once more, and nothing explains why: no failure, no fault."""
         for job, earlier, later in self._leases_in_a_row():
             mine = self.belonging_to(earlier)
-            if any(operation.do in ("error", "release") and is_done(operation) for operation in mine):
+            if any(is_given_back(operation) for operation in mine):
                 self.figures["delivered again, as was asked for"] += 1
                 continue
             self.figures["extra deliveries"] += 1
-            if self.given_back(earlier):
-                self.figures["extra deliveries after an unknown outcome, or an exception in the block"] += 1
+            if any(operation.out == UNKNOWN for operation in mine):
+                self.figures["extra deliveries after an unknown outcome"] += 1
             elif any(operation.out != OK for operation in mine):
                 self.figures["extra deliveries after a call that failed"] += 1
             elif fault := self.fault_of(earlier, earlier.began, max(self.until(earlier), earlier.ended)):
@@ -424,6 +434,11 @@ TAKEN = ("effect", "lease", "get")
 def is_done(operation: Operation) -> bool:
     """Acknowledged; `done` is what a call that may be refused returned."""
     return operation.out == OK and operation.get("done") is not False
+
+
+def is_given_back(operation: Operation) -> bool:
+    """By an error or a release that was accepted, or by an actor's own exception out of a block."""
+    return operation.do in ("error", "release") and is_done(operation) or operation.get("error") == "RolledBack"
 
 
 def may_be_done(operation: Operation) -> bool:

@@ -8,13 +8,14 @@ next step goes on. SIGTERM ends an actor after its step, SIGKILL at any moment.
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import json
 import logging
 import random
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -24,7 +25,7 @@ from typing import Any, ClassVar
 
 import psycopg
 
-from pgq_py import PQ, Error, Job
+from pgq_py import PQ, AsyncJob, AsyncPQ, Error, Job
 from pgq_py._sync import listener
 from pgq_py.errors import CommitUnknown
 
@@ -149,29 +150,32 @@ class Producer(Actor):
         return found
 
     def put(self) -> None:
-        key = self.key()
-        with self.ledger.operation("put", queue=self.queue, keys=[key]) as entry:
-            entry.note(ids=[self.pq[self.queue].put(self.data(key), **_times(self.options()))])
+        key, options = self.key(), self.options()
+        with self.ledger.operation("put", **self.intent(key, options=options)) as entry:
+            entry.note(ids=[self.pq[self.queue].put(self.data(key), **_times(options))])
+
+    def intent(self, *keys: str, options: dict[str, Any], **more: Any) -> dict[str, Any]:
+        return {"queue": self.queue, "keys": keys, "delay": options.get("schedule_at"), **more}
 
     def put_keyed(self) -> None:
         """With a dedupe key; repeated as long as nobody knows whether it is there."""
         key = self.key()
         dedupe_key = None if self.part.plant == "repeat-without-key" else key
-        data, options = self.data(key), _times(self.options())
+        data, options = self.data(key), self.options()
         for _ in range(20):
             try:
-                with self.ledger.operation("put", queue=self.queue, keys=[key], dedupe=dedupe_key) as entry:
-                    entry.note(ids=[self.pq[self.queue].put(data, dedupe_key=dedupe_key, **options)])
+                with self.ledger.operation("put", **self.intent(key, options=options, dedupe=dedupe_key)) as entry:
+                    entry.note(ids=[self.pq[self.queue].put(data, dedupe_key=dedupe_key, **_times(options))])
                 return
             except CommitUnknown:
                 sleep(0.1)
 
     def put_many(self) -> None:
         keys = [self.key() for _ in range(self.dice.randrange(1, 20))]
-        dedupe_keys = keys if self.chance(0.5) else None
-        with self.ledger.operation("put", queue=self.queue, keys=keys) as entry:
-            ids = self.pq[self.queue].put_many([self.data(key) for key in keys], dedupe_keys=dedupe_keys)
-            entry.note(ids=ids)
+        dedupe_keys, options = keys if self.chance(0.5) else None, self.options()
+        with self.ledger.operation("put", **self.intent(*keys, options=options)) as entry:
+            data = [self.data(key) for key in keys]
+            entry.note(ids=self.pq[self.queue].put_many(data, dedupe_keys=dedupe_keys, **_times(options)))
 
     def put_with_sale(self) -> None:
         """In a transaction with a row of our own; some are rolled back, and in some an error is swallowed."""
@@ -205,7 +209,7 @@ class SqlProducer(Producer):
     def put(self) -> None:
         key, options = self.key(), self.options()
         conn = self.conn
-        with self.ledger.operation("put", conn, queue=self.queue, keys=[key]) as entry:
+        with self.ledger.operation("put", conn, **self.intent(key, options=options)) as entry:
             (id,) = conn.execute(
                 "select queue_put(%s, %s, schedule_in => %s::float8 * interval '1 s', priority => %s)",
                 [self.queue, json.dumps(self.data(key)), options.get("schedule_at"), options.get("priority", 0)],
@@ -278,7 +282,7 @@ class Consumer(Actor):
         self.queue: Any = self.pq[self.names if len(self.names) > 1 else self.names[0]]
 
 
-def named(*jobs: Job) -> list[list[Any]]:
+def named(*jobs: Job | AsyncJob) -> list[list[Any]]:
     return [[job.queue, job.id, job.data["key"]] for job in jobs]
 
 
@@ -401,6 +405,7 @@ class Leaser(Consumer):
     """Leases; its effect is a line in a ledger, outside of the database."""
 
     mode = "leased"
+    of: dict[str, Any]
 
     def step(self) -> None:
         with self.ledger.operation("lease", queue=self.names[0]) as entry:
@@ -420,7 +425,8 @@ class Leaser(Consumer):
     def do(self, seconds: float = 0.0) -> None:
         with self.ledger.operation("work", **self.of):
             self.work()
-            sleep(seconds)
+            # Some jobs are long: faults find somebody at work.
+            sleep(seconds + (0.8 * self.dice.random() if self.chance(0.05) else 0))
 
     def complete(self, job: Job) -> None:
         self.do()
@@ -507,6 +513,60 @@ class Eater(Consumer):
                 return
 
 
+class Tasks(Consumer):
+    """The asynchronous package: a task for each mode, in one process."""
+
+    mode = "leased"
+
+    def run(self) -> None:
+        self.ledger.begin("born")
+        asyncio.run(self.play())
+
+    async def play(self) -> None:
+        async with AsyncPQ(self.part.dsn) as pq:
+            await asyncio.gather(*(self.repeat(step, pq) for step in (self.take, self.lease, self.get)))
+
+    async def repeat(self, step: Callable[[AsyncPQ], Awaitable[None]], pq: AsyncPQ) -> None:
+        while not self.stopping:
+            try:
+                await step(pq)
+            except RolledBack:
+                pass
+            except (Error, psycopg.Error) as error:
+                self.ledger.begin("trouble", error=name_of(error))
+                await asyncio.sleep(0.05 + 0.1 * self.dice.random())
+
+    async def take(self, pq: AsyncPQ) -> None:
+        queue = pq["transactional", "transactional too"]
+        with self.ledger.operation("effect") as entry:
+            async with queue.take(timeout=1) as job:
+                if job is not None:
+                    entry.begin(jobs=named(job))
+                    async with queue as cursor:
+                        await cursor.execute(EFFECT, [*named(job)[0], self.id, entry.op])
+                    if self.chance(0.05):
+                        raise RolledBack
+
+    async def lease(self, pq: AsyncPQ) -> None:
+        with self.ledger.operation("lease", queue="leased") as entry:
+            job = await pq["leased"].lease(lease_for=LEASE, timeout=1, consumer=self.id)
+            if job is not None:
+                entry.note(jobs=named(job), until=job.lease_until.timestamp(), attempts=job.attempts)
+        if job is None:
+            return
+        of: dict[str, Any] = {"of": entry.op, "jobs": named(job)}
+        with self.ledger.operation("complete", kept_alive=True, **of):
+            async with job, job.keep_alive(every=0.5):
+                with self.ledger.operation("work", **of):
+                    await asyncio.sleep(0.02 * self.dice.random())
+
+    async def get(self, pq: AsyncPQ) -> None:
+        with self.ledger.operation("get", queue="fleeting", count=1) as entry:
+            job = await pq["fleeting"].get(timeout=1)
+            entry.note(jobs=[] if job is None else named(job))
+        await asyncio.sleep(0.01 * self.dice.random())
+
+
 class Keeper(Actor):
     """What a cron job would do."""
 
@@ -531,6 +591,7 @@ KINDS: dict[str, type[Actor]] = {
     "lease-effect": EffectLeaser,
     "get": Getter,
     "consume": Eater,
+    "tasks": Tasks,
     "keep": Keeper,
 }
 PRODUCERS = ("put", "put-sql")
@@ -540,8 +601,8 @@ def main() -> None:
     # Whoever started us is gone: so shall we be, even if stopped.
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(1, int(signal.SIGKILL))
-    # It warns of what faults do: the ledger has it.
-    logging.getLogger("pgq_py").setLevel(logging.ERROR)
+    # What faults do is in the ledger.
+    logging.disable(logging.WARNING)
     part = Part(**json.loads(sys.argv[1]))
     part.queues = tuple(part.queues)
     if part.poll is not None:

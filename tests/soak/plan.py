@@ -11,7 +11,7 @@ CAST = (
     *("take", "take", "listen", "listen", "batch", "take-sql"),
     *("lease", "lease", "lease", "lease-effect", "lease-effect"),
     *("get", "get", "consume"),
-    "keep",
+    *("tasks", "keep"),
 )
 SERVER_DECK = (
     "kill server",
