@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections import defaultdict
@@ -38,10 +37,10 @@ def test_a_minute_of_torture_loses_nothing_and_doubles_nothing(newest, tmp_path)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     found = json.loads(figures.read_text())
     assert found["violations"] == []
-    # What can't be done here (namespaces and mounts need root) is said, not passed over.
+    # What can't be done here (namespaces and mounts need root, and a container that lets it) is said, not passed over.
+    assert set(found["absent"]) <= {"cut link", "disk full"}
     assert set(found["faults"]) - {"stall"} == {*SERVER_DECK, *ACTOR_DECK} - set(found["absent"])
     assert all(f"absent: {kind}" in done.stderr for kind in found["absent"])
-    assert os.geteuid() != 0 or not found["absent"]
     assert all(counts["done"] > 100 for counts in found["modes"].values())
     assert found["probes"] > 10
 
@@ -201,8 +200,9 @@ def lost_fleeting(story: Story) -> None:
 
 
 def lost_after_the_only_open_get(story: Story) -> None:
-    story.put("a", "fleeting", 10, at=3)
-    story.tell("get 1#1", "get", 1, 2, FAILED, queue="fleeting", count=1)
+    story.fault("kill worker", 1.5, 1.6, actors=["get 1#2"])
+    story.tell("get 1#2", "get", 1, 2, UNKNOWN, queue="fleeting", count=1)
+    story.put("a", "fleeting", 10, at=7)
     story.state.stats["fleeting"]["put"] = 2
 
 

@@ -19,6 +19,10 @@ from .ledger import FAILED, OK, UNKNOWN, Operation
 # Seconds between the clock of the server and the moment a client writes its line, on one machine.
 SLACK = 0.25
 
+# Seconds for which a statement may be on its way, and be executed, when its client has given up: the kernel sends
+# it again until tcp_user_timeout, and then it may wait for a lock.
+ON_ITS_WAY = 5.0
+
 
 @dataclass
 class State:
@@ -175,16 +179,20 @@ class Accounts:
                 history = [operation for job in self.ids[key] for operation in self.by_job[job]]
                 yield Violation("lost", f"{key} in {puts[0]['queue']}", (*puts, *history))
         # Each such get may have taken as many as it asked for, of those that were put before it ended.
-        open_gets = sorted((get for get in self.gets if get.out == UNKNOWN), key=lambda get: get.ended)
-        room = [get for get in open_gets for _ in range(get["count"])]
+        room = sorted(self._over(get) for get in self.gets if get.out == UNKNOWN for _ in range(get["count"]))
         for key in sorted(missing, key=lambda key: self.puts[key][0].began, reverse=True):
             (*_, put) = self.puts[key]
             # The latest put has the fewest gets to choose from.
-            if room and room[-1].ended >= put.began:
+            if room and room[-1] >= put.began:
                 room.pop()
                 self.figures["lost with a get of unknown outcome"] += 1
             else:
                 yield Violation("lost", f"{key} in {put['queue']}", tuple(self.puts[key]))
+
+    def _over(self, get: Operation) -> float:
+        """When it can take nothing any more, wherever on its way it was cut off."""
+        killed = (f.ended for f in self.faults if f["kind"] == "kill worker" and get.actor in f.get("actors", ()))
+        return min(get.ended, *killed, float("inf")) + ON_ITS_WAY
 
     def never_put(self) -> Iterator[Violation]:
         for key, jobs in self.ids.items():
@@ -438,7 +446,7 @@ def is_done(operation: Operation) -> bool:
 
 def is_given_back(operation: Operation) -> bool:
     """By an error or a release that was accepted, or by an actor's own exception out of a block."""
-    return operation.do in ("error", "release") and is_done(operation) or operation.get("error") == "RolledBack"
+    return (operation.do in ("error", "release") and is_done(operation)) or operation.get("error") == "RolledBack"
 
 
 def may_be_done(operation: Operation) -> bool:

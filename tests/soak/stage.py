@@ -299,6 +299,8 @@ class Stage:
         self.actors: list[Process] = []
 
     def build(self) -> None:
+        # Where `ip` is; a plain `su` to root leaves it out.
+        os.environ["PATH"] = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
         try:
             self.link = Link()
         except OSError as error:
