@@ -9,12 +9,13 @@ next step goes on. SIGTERM ends an actor after its step, SIGKILL at any moment.
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import json
 import logging
+import os
 import random
 import signal
 import sys
+import threading
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
@@ -597,10 +598,14 @@ KINDS: dict[str, type[Actor]] = {
 PRODUCERS = ("put", "put-sql")
 
 
+def end_with_parent() -> None:
+    """When whoever started us is gone, so is the other end of our standard input."""
+    sys.stdin.buffer.read()
+    os._exit(1)
+
+
 def main() -> None:
-    # Whoever started us is gone: so shall we be, even if stopped.
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(1, int(signal.SIGKILL))
+    threading.Thread(target=end_with_parent, daemon=True).start()
     # What faults do is in the ledger.
     logging.disable(logging.WARNING)
     part = Part(**json.loads(sys.argv[1]))

@@ -52,7 +52,10 @@ class Nemesis:
                 threads.append(threading.Thread(target=self._guard, args=(name, deck)))
         for thread in threads:
             thread.start()
-        while not self._over.wait(max(0, min(10, until - monotonic()))) and monotonic() < until:
+        while (
+            not self._over.wait(max(0, min(max(10, self.plan.torture / 20), until - monotonic())))
+            and monotonic() < until
+        ):
             progress()
         self._over.set()
         for thread in threads:
@@ -173,8 +176,7 @@ class Nemesis:
     def kill_worker(self, dice: random.Random, noted: dict[str, Any]) -> None:
         actor = self.pick(dice)
         noted["actors"] = [actor.name]
-        actor.signal(signal.SIGKILL)
-        actor.popen.wait()
+        actor.kill()
         actor.start()
 
     def stop_worker(self, dice: random.Random, noted: dict[str, Any]) -> None:

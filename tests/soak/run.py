@@ -92,6 +92,7 @@ def play(made: Stage, seed: int, plan: Plan, plant: str | None) -> State:
     say(f"torture for {plan.torture:.0f} s: {len(made.actors)} actors")
     nemesis.run(progress=lambda: say(f"    {progress(made)}; {nemesis.told()}"))
     say(f"healed: {nemesis.told()}")
+    made.check()
     made.end(made.of(*PRODUCERS))
     with PQ(made.place.dsn("soak")) as pq:
         say("drain:", drain(pq))
@@ -126,7 +127,7 @@ def drain(pq: PQ, seconds: float = 60) -> str:
             left[name] = pq[name].count(scheduled=True)
         if not any(left.values()):
             return f"done in {monotonic() - began:.1f} s"
-        if monotonic() > told + 2:
+        if monotonic() > told + 5:
             told = monotonic()
             say(f"    {left}")
         sleep(0.05)

@@ -262,10 +262,14 @@ class Process:
     def start(self) -> None:
         self.life += 1
         self.part.life = self.life
-        # Its output is ours: a traceback belongs in the log of the run.
+        # Its output is ours: a traceback belongs in the log of the run. Its input tells it when we die.
         self.popen = subprocess.Popen(
-            [*self.command, sys.executable, "-m", "soak.actors", self.part.text()], cwd=TESTS, stdin=subprocess.DEVNULL
+            [*self.command, sys.executable, "-m", "soak.actors", self.part.text()], cwd=TESTS, stdin=subprocess.PIPE
         )
+
+    def kill(self) -> None:
+        self.popen.kill()
+        self.popen.communicate()
 
     @property
     def name(self) -> str:
@@ -282,9 +286,11 @@ class Process:
         try:
             self.popen.wait(seconds)
         except subprocess.TimeoutExpired:
-            self.popen.kill()
-            self.popen.wait()
             raise TimeoutError(f"{self.name} did not end within {seconds} s of SIGTERM") from None
+        finally:
+            self.kill()
+        if self.popen.returncode:
+            raise RuntimeError(f"{self.name} ended with {self.popen.returncode}")
 
 
 class Stage:
@@ -335,6 +341,12 @@ class Stage:
     def is_behind(self, actor: Process) -> bool:
         return bool(actor.command)
 
+    def check(self) -> None:
+        """Nobody died but by the nemesis."""
+        for actor in self.actors:
+            if actor.popen.poll() is not None:
+                raise RuntimeError(f"{actor.name} ended by itself with {actor.popen.returncode}")
+
     def end(self, actors: list[Process], seconds: float = 15) -> None:
         for actor in actors:
             actor.end()
@@ -344,8 +356,7 @@ class Stage:
 
     def remove(self) -> None:
         for actor in self.actors:
-            actor.popen.kill()
-            actor.popen.wait()
+            actor.kill()
         with suppress(OSError):
             self.place.kill_all()
         if self.disk is not None:
