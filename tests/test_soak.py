@@ -465,3 +465,25 @@ def test_an_extra_delivery_is_explained_by_what_happened_to_the_first(why):
     accounts = story.accounts()
     assert list(accounts.violations()) == []
     assert accounts.figures["extra deliveries"] == (why != "asked")
+
+
+def test_a_lease_that_was_given_back_while_the_next_one_was_called_was_the_first():
+    story = good_day()
+    without(story, "work", "complete", "lease")
+    of = story.lease("l", 2, at=1.0, actor="lease 1#1", until=3.02)
+    story.of_lease("release", of, "l", 2, at=1.11, done=True)
+    of = story.tell("lease 2#1", "lease", 0.99, 1.2, queue="leased", jobs=[["leased", 2, "l"]], until=3.0)
+    story.of_lease("work", of, "l", 2, 1.3, "lease 2#1")
+    story.of_lease("complete", of, "l", 2, 1.4, "lease 2#1", done=True)
+    assert story.violations() == []
+
+
+def test_who_was_stopped_before_it_could_write_of_its_lease_makes_no_completion_outdated():
+    story = good_day()
+    without(story, "work", "complete", "lease")
+    story.fault("stop worker", 1.05, 3.5, actors=["lease 1#1"])
+    story.tell("lease 1#1", "lease", 1, 3.5, queue="leased", jobs=[["leased", 2, "l"]], until=3.0)
+    of = story.lease("l", 2, at=3.1, actor="lease 2#1")
+    story.of_lease("work", of, "l", 2, 3.2, "lease 2#1")
+    story.of_lease("complete", of, "l", 2, 3.8, "lease 2#1", done=True)
+    assert story.violations() == []

@@ -124,9 +124,6 @@ class Accounts:
     def of(self, job: JobName, *kinds: str) -> list[Operation]:
         return [operation for operation in self.by_job[job] if operation.do in kinds]
 
-    def delivered(self, job: JobName) -> list[Operation]:
-        return sorted(self.of(job, "lease", "get"), key=lambda operation: operation.ended)
-
     def accepted(self, job: JobName) -> list[Operation]:
         return [operation for operation in self.of(job, "complete") if is_done(operation)]
 
@@ -264,7 +261,12 @@ class Accounts:
         for job in self.by_job:
             for completion in self.accepted(job):
                 lease = self.lease_of(completion)
-                later = [other for other in self.delivered(job) if other.ended > lease.ended]
+                # By the server's order and by ours: whoever was stopped writes late, and has a lease of before.
+                later = [
+                    other
+                    for other in self.of(job, "lease")
+                    if other["until"] > lease["until"] and other.ended > lease.ended
+                ]
                 if any(other.ended < completion.began for other in later):
                     yield Violation("completed_outdated", f"{job} was leased anew", (lease, *later, completion))
                 elif not completion.get("kept_alive") and self.until(lease) + SLACK < completion.began:
@@ -301,7 +303,19 @@ class Accounts:
             leases = self.of(job, "lease")
             leases.sort(key=lambda lease: lease["until"])
             for earlier, later in pairwise(leases):
-                yield job, earlier, later
+                if self._was_first(later, earlier):
+                    yield job, later, earlier
+                else:
+                    yield job, earlier, later
+
+    def _was_first(self, lease: Operation, other: Operation) -> bool:
+        """A lease may end after the one that follows it: its end is counted from the call, which may wait for locks.
+
+        So it was if it was given back while the other was called.
+        """
+        return lease.began < other.ended and any(
+            is_given_back(operation) and operation.began < other.ended for operation in self.belonging_to(lease)
+        )
 
     def taken_while_leased(self) -> Iterator[Violation]:
         """Handed over while somebody had it, and had not given it back."""

@@ -289,7 +289,8 @@ class Process:
             raise TimeoutError(f"{self.name} did not end within {seconds} s of SIGTERM") from None
         finally:
             self.kill()
-        if self.popen.returncode:
+        # Or by the signal itself, before it was ready for it.
+        if self.popen.returncode not in (0, -signal.SIGTERM):
             raise RuntimeError(f"{self.name} ended with {self.popen.returncode}")
 
 
