@@ -600,7 +600,9 @@ PRODUCERS = ("put", "put-sql")
 
 def end_with_parent() -> None:
     """When whoever started us is gone, so is the other end of our standard input."""
-    sys.stdin.buffer.read()
+    # Not by sys.stdin, whose lock would be in the way of Python's own end.
+    while os.read(0, 1):
+        pass
     os._exit(1)
 
 
