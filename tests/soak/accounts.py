@@ -340,12 +340,10 @@ class Accounts:
                 self.figures["delivered again, as was asked for"] += 1
                 continue
             self.figures["extra deliveries"] += 1
-            if any(operation.out == UNKNOWN for operation in mine):
-                self.figures["extra deliveries after an unknown outcome"] += 1
-            elif any(operation.out != OK for operation in mine):
-                self.figures["extra deliveries after a call that failed"] += 1
-            elif fault := self.fault_of(earlier, earlier.began, max(self.until(earlier), earlier.ended)):
+            if fault := self.fault_of(earlier, earlier.began, max(self.until(earlier), earlier.ended)):
                 self.figures[f"extra deliveries after: {fault['kind']}"] += 1
+            elif any(operation.out != OK for operation in mine):
+                self.figures["extra deliveries after a call that failed, or nobody knows"] += 1
             else:
                 yield Violation("delivered_without_cause", f"{job}", (earlier, *mine, later))
 
