@@ -324,6 +324,11 @@ def late(story: Story) -> None:
     story.state.stats["transactional"]["put"] = 2
 
 
+def late_long_after_a_stall(story: Story) -> None:
+    late(story)
+    story.fault("stall", 9.5, 9.5, since=8, actors=["take 1#1"])
+
+
 def undrained(story: Story) -> None:
     story.put("a", "leased", 10)
     story.state.jobs.append(("leased", 10, "a", "queue_dead"))
@@ -375,6 +380,7 @@ WRONG: dict[Callable[[Story], None], str] = {
     delivered_after_an_old_fault: "delivered_without_cause",
     got_twice: "got_twice",
     late: "late",
+    late_long_after_a_stall: "late",
     undrained: "undrained",
     leaked: "leaked",
     damaged: "damaged",

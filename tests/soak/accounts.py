@@ -349,15 +349,15 @@ class Accounts:
 
     def fault_of(self, operation: Operation, begin: float, end: float) -> Operation | None:
         """What went wrong with the operation's actor, or with all, in that time. What names the actor says most."""
-        found = None
+        found: dict[str, Operation] = {}
         for fault in self.faults:
             if fault.get("since", fault.began) > end or fault.ended < begin:
                 continue
             if operation.actor in fault.get("actors", ()) or operation.name == fault.get("of"):
-                return fault
-            if fault["scope"] == "server":
-                found = fault
-        return found
+                found["stall" if fault["kind"] == "stall" else "named"] = fault
+            elif fault["scope"] == "server":
+                found["server"] = fault
+        return next((found[by] for by in ("named", "server", "stall") if by in found), None)
 
     def got_twice(self) -> Iterator[Violation]:
         for job in self.by_job:
@@ -383,9 +383,15 @@ class Accounts:
 
     def late(self) -> Iterator[Violation]:
         for wait, put in self.waits:
-            if wait > self.late_after:
+            if wait > self.late_after and self._stalled(put.began, put.ended + wait):
+                self.figures["long waits while a process stood still"] += 1
+            elif wait > self.late_after:
                 history = [operation for id in put["ids"] for operation in self.by_job[put["queue"], id]]
                 yield Violation("late", f"{put['keys'][0]} waited {wait:.2f} s in {put['queue']}", (put, *history))
+
+    def _stalled(self, begin: float, end: float) -> bool:
+        stalls = (fault for fault in self.faults if fault["kind"] == "stall")
+        return any(stall["since"] < end and begin < stall.ended for stall in stalls)
 
     def undrained(self) -> Iterator[Violation]:
         for queue, id, key, where in self.state.jobs:

@@ -21,7 +21,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
-from time import monotonic, sleep
+from time import monotonic, sleep, time
 from typing import Any, ClassVar
 
 import psycopg
@@ -36,6 +36,9 @@ from .ledger import FAILED, OK, UNKNOWN, Ledger, RolledBack, name_of
 QUEUES = ("transactional", "transactional too", "leased", "fleeting")
 # Seconds; a worker is stopped for longer.
 LEASE = 2.0
+
+# A process that did not get to run for so long, in seconds, notes it: it may lose its lease by that.
+STALL = 0.7
 
 EFFECT = "insert into effect (queue, id, key, actor, op) values (%s, %s, %s, %s, %s)"
 
@@ -606,6 +609,17 @@ def end_with_parent() -> None:
     os._exit(1)
 
 
+def watch(actor: Actor) -> None:
+    """Note when this process, or the whole machine, stood still."""
+    before = time()
+    while not actor.stopping:
+        sleep(0.1)
+        if time() - before > STALL:
+            op = actor.ledger.begin("fault", kind="stall", scope="actors", actors=[actor.id], since=before)
+            actor.ledger.end(op, OK)
+        before = time()
+
+
 def main() -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
     # What faults do is in the ledger.
@@ -620,6 +634,7 @@ def main() -> None:
         actor.stopping = True
 
     signal.signal(signal.SIGTERM, stop)
+    threading.Thread(target=watch, args=[actor], daemon=True).start()
     actor.run()
 
 

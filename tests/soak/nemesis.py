@@ -12,7 +12,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from time import monotonic, sleep, time
+from time import monotonic, sleep
 from typing import Any
 
 import psycopg
@@ -21,9 +21,6 @@ from .actors import LEASE
 from .ledger import Ledger
 from .plan import Plan
 from .stage import Process, Stage, wait_until
-
-# A machine that stands still for so long, in seconds, is a fault of its own: workers lose their leases by it.
-STALL = 0.7
 
 
 class Nemesis:
@@ -46,7 +43,7 @@ class Nemesis:
     def run(self, progress: Callable[[], None]) -> None:
         """All faults; healed when it returns."""
         until = monotonic() + self.plan.torture
-        threads = [threading.Thread(target=self._watch)]
+        threads = []
         for name, deck in self.decks.items():
             if deck:
                 threads.append(threading.Thread(target=self._guard, args=(name, deck)))
@@ -83,16 +80,6 @@ class Nemesis:
             self.counts[kind] = self.counts.get(kind, 0) + 1
         with self.ledger.operation("fault", kind=kind, scope=SCOPE.get(kind, "server")) as entry:
             FAULTS[kind](self, dice, entry.result)
-
-    def _watch(self) -> None:
-        """Notice when the whole machine stands still."""
-        before = time()
-        while not self._over.is_set():
-            sleep(0.05)
-            if time() - before > STALL:
-                op = self.ledger.begin("fault", kind="stall", scope="server", since=before)
-                self.ledger.end(op, "ok")
-            before = time()
 
     # The server
 

@@ -106,7 +106,7 @@ PLANTS = {
             actor_deck=("stop worker",),
             prey=("lease",),
             pause={"actors": 0.1},
-            options={"queues": ("leased",), "work": 1.5, "pause": 0.8},
+            options={"queues": ("leased",), "work": 0.9, "pause": 0.6},
         ),
         statements=(COMPLETE_WITHOUT_RECEIPT,),
     ),

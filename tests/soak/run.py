@@ -88,6 +88,7 @@ def play(made: Stage, seed: int, plan: Plan, plant: str | None) -> State:
     options = {**plan.options, "plant": plant}
     for number, kind in enumerate(plan.cast):
         made.add(kind, f"{kind} {number}", seed, **options)
+    made.wait_for_all()
     nemesis = Nemesis(made, seed, plan)
     say(f"torture for {plan.torture:.0f} s: {len(made.actors)} actors")
     nemesis.run(progress=lambda: say(f"    {progress(made)}; {nemesis.told()}"))
@@ -97,6 +98,7 @@ def play(made: Stage, seed: int, plan: Plan, plant: str | None) -> State:
     with PQ(made.place.dsn("soak")) as pq:
         say("drain:", drain(pq))
     prober = made.add("probe", "probe", seed, **options)
+    made.wait_for_all()
     say(f"probe for {plan.probe:.0f} s")
     sleep(plan.probe)
     made.end([prober], 40)

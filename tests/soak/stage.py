@@ -342,6 +342,15 @@ class Stage:
     def is_behind(self, actor: Process) -> bool:
         return bool(actor.command)
 
+    def wait_for_all(self) -> None:
+        """Until all actors have begun: on a busy machine a start takes seconds."""
+
+        def begun() -> bool:
+            self.check()
+            return all((self.ledgers / f"{actor.name}.jsonl").exists() for actor in self.actors)
+
+        wait_until(begun, "all actors have begun", 60)
+
     def check(self) -> None:
         """Nobody died but by the nemesis."""
         for actor in self.actors:
