@@ -282,6 +282,13 @@ def completed_after_the_lease(story: Story) -> None:
     story.of_lease("complete", of, "l", 2, at=4, done=True)
 
 
+def completed_in_a_block_after_the_lease(story: Story) -> None:
+    without(story, "work", "complete")
+    of = _lease_of(story)
+    story.of_lease("work", of, "l", 2, at=4)
+    story.tell("lease 1#1", "complete", 1.2, 4.3, of=of, jobs=[["leased", 2, "l"]])
+
+
 def _lease_of(story: Story) -> int:
     (op,) = (json.loads(line)["op"] for line in story.lines["lease 1#1"] if '"lease"' in line)
     return int(op)
@@ -373,6 +380,7 @@ WRONG: dict[Callable[[Story], None], str] = {
     completed_twice: "completed_twice",
     completed_while_another_has_it: "completed_outdated",
     completed_after_the_lease: "completed_outdated",
+    completed_in_a_block_after_the_lease: "completed_outdated",
     not_worked_on: "not_worked_on",
     taken_while_leased: "taken_while_leased",
     delivered_without_cause: "delivered_without_cause",

@@ -267,10 +267,16 @@ class Accounts:
                     for other in self.of(job, "lease")
                     if other["until"] > lease["until"] and other.ended > lease.ended
                 ]
-                if any(other.ended < completion.began for other in later):
+                asked = self._asked(completion, lease)
+                if any(other.ended < asked for other in later):
                     yield Violation("completed_outdated", f"{job} was leased anew", (lease, *later, completion))
-                elif not completion.get("kept_alive") and self.until(lease) + SLACK < completion.began:
+                elif not completion.get("kept_alive") and self.until(lease) + SLACK < asked:
                     yield Violation("completed_outdated", f"{job}: the lease had run out", (lease, completion))
+
+    def _asked(self, completion: Operation, lease: Operation) -> float:
+        """Since when the completion was under way: in a block (`with job`), since its work was done."""
+        works = (work for work in self.belonging_to(lease) if work.do == "work" and work.ended < completion.ended)
+        return max(completion.began, *(work.ended for work in works), 0.0)
 
     def not_worked_on(self) -> Iterator[Violation]:
         """Completed, and the work was never done."""

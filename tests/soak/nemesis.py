@@ -219,8 +219,14 @@ FAULTS: dict[str, Any] = {
     "terminate backend": Nemesis.terminate_backend,
     "cut link": Nemesis.cut_link,
 }
-# Whom a fault explains: those it names, or everybody.
-SCOPE = {"kill worker": "actors", "stop worker": "actors", "terminate backend": "of", "cut link": "actors"}
+# Whose lost leases a fault explains: of those it names, or of everybody; an old snapshot, nobody's.
+SCOPE = {
+    "kill worker": "actors",
+    "stop worker": "actors",
+    "terminate backend": "actors",
+    "cut link": "actors",
+    "old snapshot": "nobody",
+}
 
 
 def schedule(seed: str, deck: tuple[str, ...], pause: float) -> Iterator[tuple[str, float, random.Random]]:

@@ -97,16 +97,16 @@ PLANTS = {
         quiet(2.5, "put", "put", "take", server_deck=("kill server",), options={**ONE, "pause": 0.05, "work": 0.1}),
         statements=("alter table queue_job set unlogged",),
     ),
-    # Whoever was stopped goes on while the next one has the job.
+    # Whoever was stopped goes on when its lease has run out. Alone, or the next would have completed the job by then.
     "no-receipt": Plant(
         "completed_outdated",
         quiet(
-            14,
-            *("put", "lease", "lease", "lease"),
+            12,
+            *("put", "lease"),
             actor_deck=("stop worker",),
             prey=("lease",),
             pause={"actors": 0.1},
-            options={"queues": ("leased",), "work": 0.9, "pause": 0.6},
+            options={"queues": ("leased",), "work": 0.9, "pause": 1.0},
         ),
         statements=(COMPLETE_WITHOUT_RECEIPT,),
     ),
