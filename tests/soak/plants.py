@@ -106,7 +106,7 @@ PLANTS = {
             actor_deck=("stop worker",),
             prey=("lease",),
             pause={"actors": 0.1},
-            options={"queues": ("leased",), "work": 0.9, "pause": 1.0},
+            options={"queues": ("leased",), "work": 0.5, "pause": 1.5},
         ),
         statements=(COMPLETE_WITHOUT_RECEIPT,),
     ),
