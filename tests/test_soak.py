@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections import defaultdict
@@ -53,6 +54,7 @@ def test_a_planted_mistake_is_found_and_its_schedule_without_it_passes(newest, n
     planted = soak(newest, FOUND[newest], 1, plant.plan, name)
     assert plant.rule in planted.rules, capfd.readouterr()
     assert planted.seconds < 120
+    shutil.rmtree(planted.folder)  # kept, since something was found
     sound = soak(newest, FOUND[newest], 1, plant.plan)
     assert sound.violations == [], capfd.readouterr()
 
