@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SQL := sql/schema.sql sql/functions/*.sql migrations/*.sql migrations/versions/*.sql tools/extension.sql
 
-.PHONY: help demo test model breaks bench lint format sql sync reference migration install dist clean
+.PHONY: help demo test model breaks soak bench lint format sql sync reference migration install dist clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -30,6 +30,10 @@ model: $(READY) ## random calls against a model of the queue: 2,000 examples (ex
 
 breaks: $(READY) ## plant a mistake for each row of docs/faults.md, and see a test fail (args="8 9" for some)
 	$(BIN)/python tests/breaks.py $(args)
+
+soak: $(READY) ## torture it while everything fails, and account for every job (seed=1 minutes=30 pg=18)
+	cd tests && ../$(BIN)/python -m soak $(if $(seed),--seed $(seed)) $(if $(minutes),--minutes $(minutes)) \
+		$(if $(pg),--pg $(pg)) $(args)
 
 $(VENV)/.bench: $(READY)
 	$(BIN)/python -m pip install --quiet --group bench
