@@ -118,7 +118,7 @@ class CommitUnknown(ConnectionLost):
     """The connection was lost while something was being committed: it may be done, or not.
 
     Attributes:
-        dedupe_key: of the put that was lost, if it had one: repeating it with the key is safe.
+        dedupe_key: of the put that was lost, if it had one: repeated with the key it stores nothing as long as the job is in the queue.
     """
 
     dedupe_key: str | None = None
@@ -130,7 +130,7 @@ _READ_ONLY = (
 )
 _UNKNOWN = (
     "the connection to PostgreSQL was lost while this was being committed: it may be done, or not. "
-    "Repeating a put with the same dedupe_key is safe: it gives the id of the job that is there"
+    "Repeat a put with the same dedupe_key: as long as the job is in the queue, that gives its id and stores nothing"
 )
 _LOST = (
     "the connection to PostgreSQL is gone; what it had not committed was rolled back, and jobs taken are back. "
