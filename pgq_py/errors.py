@@ -118,7 +118,8 @@ class CommitUnknown(ConnectionLost):
     """The connection was lost while something was being committed: it may be done, or not.
 
     Attributes:
-        dedupe_key: of the put that was lost, if it had one: repeated with the key it stores nothing as long as the job is in the queue.
+        dedupe_key: of the put that was lost, if it had one. A put with the same key stores nothing, as long as the
+            job is in the queue.
     """
 
     dedupe_key: str | None = None
