@@ -105,12 +105,12 @@ def main() -> int:
     return 1 if missed else 0
 
 
-PUT_MANY, FAILURES, CRASHES = (
-    "sql/functions/queue_put_many.sql",
+PUT_KEYS, FAILURES, CRASHES = (
+    "sql/functions/_queue_put_keys.sql",
     "tests/test_py_failures.py",
     "tests/test_py_crashes.py",
 )
-ERRORS = "tests/test_py_errors.py"
+ERRORS, SERVER = "tests/test_py_errors.py", "tests/test_py_server_faults.py"
 
 BREAKS = [
     Break(
@@ -125,8 +125,8 @@ BREAKS = [
         2,
         "a connection lost while committing is taken for any lost one",
         "pgq_py/errors.py",
-        "(CommitUnknown, _UNKNOWN) if committing else",
-        "(CommitUnknown, _UNKNOWN) if False else",
+        "unknown = committing and state not in _ROLLED_BACK",
+        "unknown = False",
         f"{FAILURES} -k answer_is_lost_can_be_repeated",
     ),
     Break(
@@ -148,9 +148,9 @@ BREAKS = [
     Break(
         4,
         "the id of a put that was not new is a new one",
-        PUT_MANY,
-        "when u.id is null then _queue_find(queue_put_many.queue, u.dedupe_key)",
-        "when u.id is null then u.new_id",
+        PUT_KEYS,
+        "else _queue_find(_queue_put_keys.queue, u.dedupe_key)",
+        "else u.new_id",
         "tests/test_sql_dedupe.py -k same_key_gives_the_id",
     ),
     Break(
@@ -177,11 +177,9 @@ BREAKS = [
     Break(
         7,
         "the rows of a batch are inserted in the caller's order",
-        PUT_MANY,
-        """order by u.dedupe_key collate "C", u.n
-            on conflict""",
-        """order by u.n
-            on conflict""",
+        PUT_KEYS,
+        'order by u.dedupe_key collate "C", u.n',
+        "order by u.n",
         f"{FAILURES} -k crossing_keys_in_both_orders",
     ),
     Break(
@@ -214,11 +212,8 @@ BREAKS = [
         10,
         "take commits before the work",
         "pgq_py/_async/queue.py",
-        """        if jobs:
-            self._transaction = transaction
-        else:
-            await transaction.__aexit__(None, None, None)""",
-        """        await transaction.__aexit__(None, None, None)""",
+        "        if not jobs:\n            await transaction.__aexit__(None, None, None)",
+        "        if True:\n            await transaction.__aexit__(None, None, None)",
         f"{CRASHES} -k killed_in_a_transaction",
     ),
     Break(
@@ -236,6 +231,14 @@ BREAKS = [
         "    if v_lease is null then",
         "    v_lease := '1 day';\n    if v_lease is null then",
         f"{CRASHES} -k killed_with_a_lease",
+    ),
+    Break(
+        12,
+        "a wait ends with the connection",
+        "pgq_py/_async/client.py",
+        "if not self._source.can_reconnect or self._joined() is not None:",
+        "if True:",
+        "tests/test_py_links.py -k killed_and_restarted",
     ),
     Break(
         13,
@@ -260,6 +263,30 @@ BREAKS = [
         "conn.execute(step.encode())",
         'conn.execute(step.replace("\\nalter table", "\\ncommit;\\nalter table").encode())',
         "tests/test_migrations.py -k lock_timeout",
+    ),
+    Break(
+        16,
+        "a full disk has no class of ours",
+        "pgq_py/errors.py",
+        '    "53100": (DiskFull,',
+        '    "5310X": (DiskFull,',
+        f"{SERVER} -k full_disk",
+    ),
+    Break(
+        17,
+        "a full queue of notifications has no class of ours",
+        "pgq_py/errors.py",
+        '    "54000": (',
+        '    "5400X": (',
+        f"{SERVER} -k full_queue_of_notifications",
+    ),
+    Break(
+        17,
+        "a put with notify=False notifies",
+        "sql/functions/queue_put.sql",
+        "if queue_put.notify and not",
+        "if not",
+        f"{SERVER} -k full_queue_of_notifications",
     ),
     Break(
         18,
@@ -292,6 +319,22 @@ BREAKS = [
         "if installed < SCHEMA_VERSION:",
         "if False:",
         f"{ERRORS} -k another_version",
+    ),
+    Break(
+        21,
+        "whoever may put into one queue may put into all",
+        "sql/functions/_queue_may.sql",
+        "where r.queue in ('', _queue_may.queue)\n                and",
+        "where",
+        "tests/test_sql_rights.py -k privilege_allows_its_calls",
+    ),
+    Break(
+        21,
+        "a refusal by PostgreSQL itself names no grant",
+        "pgq_py/errors.py",
+        "elif known is NotAllowed and advice is not None and not error.diag.message_hint:",
+        "elif False:",
+        "tests/test_py_rights.py -k names_queue_privilege",
     ),
     Break(
         22,
@@ -345,9 +388,25 @@ BREAKS = [
         26,
         "what can't be read is gone",
         "pgq_py/_async/queue.py",
-        "await session.run(self._pq.calls.bury(row, str(error)))",
+        "await session.run(calls.bury(row, reason), taking.going(row))",
         "pass",
         "tests/test_py_serializers.py -k can_not_be_read_goes_to_the_dead",
+    ),
+    Break(
+        26,
+        "a signature is not looked at",
+        "pgq_py/signatures.py",
+        "if not sum(hmac.compare_digest(match[1], digest) for digest in self._digests(content)):",
+        "if False:",
+        "tests/test_py_signed.py -k forged_is_dead",
+    ),
+    Break(
+        26,
+        "a signature holds for all queues",
+        "pgq_py/signatures.py",
+        "fields = (self._queue.encode(), self._codec",
+        'fields = (b"", self._codec',
+        "tests/test_py_signed.py -k forged_is_dead",
     ),
     Break(
         27,
@@ -356,6 +415,22 @@ BREAKS = [
         "if _queue_fail.bury or v_job.attempts >= v_max_attempts then",
         "if _queue_fail.bury then",
         f"{CRASHES} -k crashes_its_worker",
+    ),
+    Break(
+        28,
+        "our connections have no keepalives",
+        "pgq_py/links.py",
+        "return {**ours, **given}",
+        "return given",
+        "tests/test_py_links.py -k have_keepalives",
+    ),
+    Break(
+        28,
+        "after the connection nobody listens again",
+        "pgq_py/_async/listener.py",
+        "            listening.sleepers.add(self)\n            await self._on.run(self._pq.calls.listen(self._queues))",
+        "            listening.sleepers.add(self)",
+        "tests/test_py_links.py -k cut_is_noticed",
     ),
     Break(
         29,
@@ -379,7 +454,7 @@ BREAKS = [
         31,
         "a get of none is asked of the server",
         "pgq_py/calls.py",
-        "    if count < 1:",
+        "    if not 1 <= count <= 100_000:",
         "    if False:",
         "tests/test_py_put_get.py tests/test_py_batches.py tests/test_py_lease.py -k count",
     ),

@@ -466,7 +466,7 @@ async def test_a_put_whose_answer_is_lost_can_be_repeated_with_its_key(world, ga
     pq = world.pq(address) if kind == "address" else world.pq(await world.connect(conninfo=gate.address))
     await pq["apples"].count()
     gate.cut(b"queue_put", arrives)
-    with pytest.raises(errors.CommitUnknown, match="Repeating a put") as caught:
+    with pytest.raises(errors.CommitUnknown, match="Repeat a put with the same dedupe_key") as caught:
         await pq["apples"].put(1, dedupe_key="k")
     assert caught.value.dedupe_key == "k"
     assert isinstance(caught.value, psycopg.OperationalError)

@@ -856,12 +856,14 @@ async def test_short_work_makes_no_connection(world, conn):
 
 
 async def test_what_is_raised_in_the_block_passes_and_ends_it(queue, conn):
+    before = set(threading.enumerate())
     id = await queue.put(1)
     job = await queue.lease()
     with pytest.raises(LookupError):
         async with job, job.keep_alive(every=0.01):
             raise LookupError
-    assert not [thread for thread in threading.enumerate() if thread.name == "pgq_py keeps a lease"]
+    after = set(threading.enumerate()) - before
+    assert not [thread for thread in after if thread.name == "pgq_py keeps a lease"]
     assert row(conn, id)[:2] == (1, False)
 
 
