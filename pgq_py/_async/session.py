@@ -471,7 +471,9 @@ class AsyncDialSource(AsyncSource):
         conn = session._conn
         if conn is None or session.is_inherited():
             return
-        if self._closed or conn.closed or conn.pgconn.transaction_status != _IDLE:
+        # Psycopg's count of open transactions is wrong after Control-C in its own lines that begin or end one.
+        is_whole = conn.pgconn.transaction_status == _IDLE and not getattr(conn, "_num_transactions", 0)
+        if self._closed or conn.closed or not is_whole:
             await conn.close()
             return
         try:

@@ -472,7 +472,9 @@ class DialSource(Source):
         conn = session._conn
         if conn is None or session.is_inherited():
             return
-        if self._closed or conn.closed or conn.pgconn.transaction_status != _IDLE:
+        # Psycopg's count of open transactions is wrong after Control-C in its own lines that begin or end one.
+        is_whole = conn.pgconn.transaction_status == _IDLE and not getattr(conn, "_num_transactions", 0)
+        if self._closed or conn.closed or not is_whole:
             conn.close()
             return
         try:
