@@ -512,6 +512,11 @@ def plant(mallory: Connection, schema: str) -> None:
                 exception
                     when others then insert into own.caught values (sqlstate);
                 end;
+                begin
+                    insert into own.caught select r::text from {schema}.queue_rights() r;
+                exception
+                    when others then insert into own.caught values (sqlstate);
+                end;
             end if;
             return n;
         end
@@ -536,6 +541,23 @@ def test_who_maintains_a_strangers_table_lends_him_no_rights(conn, roles, comman
     conn.execute(command)
     assert set(column(conn, "select what from own.caught")) == {"42501"}
     assert value(conn, "select kept.queue_count('pears')") == 1
+
+
+def test_a_call_that_was_cancelled_while_it_asked_hurts_no_later_one(mallory, orchard):
+    """What it prepared, to see whether it is called in maintenance, outlives the rollback."""
+    mallory.execute("prepare pgq_py_not_in_maintenance as select")
+    use(mallory)
+    assert value(mallory, "select count(*) from pg_prepared_statements where name ~ '^pgq_py'") == 0
+    # For real: a tenth or so of these leave it.
+    for n in range(1, 60):
+        mallory.execute(f"set statement_timeout = {n % 3 + 1}")
+        refused(
+            mallory,
+            "57014",
+            "do $$ begin loop perform queue_channel('apples'); end loop; end $$",
+        )
+    mallory.execute("reset statement_timeout")
+    use(mallory)
 
 
 @pytest.mark.long
