@@ -266,6 +266,23 @@ def test_each_who_can_create_in_the_schema_is_named(conn, mallory, who):
     assert value(conn, "select queue_grant('apples', 'mallory', 'observe')")
 
 
+def test_a_member_that_can_do_nothing_as_the_owner_is_a_stranger(conn, mallory, roles):
+    roles.make("keeper")
+    if conn.info.server_version < 160000:
+        pytest.skip("members can always take the role on")
+    conn.execute("grant keeper to mallory with inherit false, set false; create schema kept authorization keeper")
+    with conn.transaction():
+        conn.execute("set local role keeper; set local search_path to kept, pg_temp")
+        for file in [ROOT / "sql" / "schema.sql", *sorted((ROOT / "sql" / "functions").glob("*.sql"))]:
+            conn.execute(file.read_bytes())
+    conn.execute("grant create on schema kept to mallory")
+    give = "select kept.queue_grant('apples', 'mallory', 'put')"
+    assert "role mallory can make" in str(refused(conn, "55000", give))
+    for option in ("set true", "set false, inherit true", "inherit false, admin true"):
+        conn.execute(f"grant keeper to mallory with {option}")
+        conn.execute(give)
+
+
 def test_what_is_no_danger_in_the_schema_is_left_alone(conn, mallory, roles):
     # Of the owner, of a member, of a superuser; or of a stranger, with a name of its own.
     roles.make("boss", options="login superuser")

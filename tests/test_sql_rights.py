@@ -547,6 +547,32 @@ def test_a_role_that_is_made_anew_inherits_nothing(conn, roles):
     refused(web, "42501", "select queue_put('apples', '1')", hint=True)
 
 
+def test_a_session_whose_role_was_renamed_keeps_its_rights_and_gets_no_others(conn, roles):
+    roles.make("web", "next")
+    conn.execute("select queue_grant('apples', 'web', 'put'), queue_grant('pears', 'next', 'put')")
+    web = roles.connect("web")
+    web.execute("select queue_put('apples', '1')")
+    conn.execute("alter role web rename to former; alter role next rename to web")
+    try:
+        web.execute("select queue_put('apples', '1')")
+        error = refused(web, "42501", "select queue_put('pears', '1')", hint=True)
+        assert "former" in str(error.diag.message_primary)
+        assert column(web, "select role from queue_rights()") == ["former"]
+    finally:
+        conn.execute("alter role web rename to next; alter role former rename to web")
+
+
+def test_the_owner_goes_on_when_it_is_renamed(conn, roles):
+    roles.make("app")
+    installed_by(conn, "app", "Billing queue")
+    app = roles.connect("app")
+    conn.execute("alter role app rename to shop")
+    try:
+        app.execute("""select "Billing queue".queue_put('apples', '1')""")
+    finally:
+        conn.execute("alter role shop rename to app")
+
+
 # What takes EXECUTE away, or comes without
 
 

@@ -334,8 +334,12 @@ language sql
 stable
 -- As _queue_key. Inside our functions current_user is their owner. Who calls is the role that was set with
 -- SET ROLE (as gateways do that connect as one role for all), or else whoever connected: nobody in autovacuum, which
--- evaluates the functions in anybody's index, and whose session_user is a superuser.
-return coalesce(nullif(current_setting('role'), 'none'), nullif(current_setting('session_authorization'), ''));
+-- evaluates the functions in anybody's index, and whose session_user is a superuser. Elsewhere session_user is right,
+-- and the setting is the name of before where the role was renamed since: by now another may have it.
+return coalesce(
+    nullif(current_setting('role'), 'none'),
+    case when current_setting('session_authorization') <> '' then cast(session_user as text) end
+);
 
 comment on function _queue_caller is
     'Private: the role that calls, in a function that runs with the rights of the owner; null where no client does.';
@@ -1777,6 +1781,8 @@ declare
     v_schema oid;
     v_schema_owner oid;
     v_owner oid;
+    -- From PostgreSQL 16 on a member may be one that neither has the rights nor can take the role on.
+    v_set text := case when current_setting('server_version_num')::integer < 160000 then 'member' else 'set' end;
 begin
     select n.oid, n.nspowner, c.relowner
     into v_schema, v_schema_owner, v_owner
@@ -1791,7 +1797,10 @@ begin
     with trusted (role) as (
         select r.oid
         from pg_roles r
-        where pg_has_role(r.oid, v_owner, 'member') or pg_has_role(r.oid, v_schema_owner, 'member')
+        cross join unnest(array[v_owner, v_schema_owner]) as o (owner)
+        where pg_has_role(r.oid, o.owner, 'usage')
+            or pg_has_role(r.oid, o.owner, v_set)
+            or pg_has_role(r.oid, o.owner, 'member with admin option')
     ), stranger (problem, remedy) as (
         select
             format('role %s can make functions and operators in schema %I', g.name, n.nspname),

@@ -14,6 +14,8 @@ declare
     v_schema oid;
     v_schema_owner oid;
     v_owner oid;
+    -- From PostgreSQL 16 on a member may be one that neither has the rights nor can take the role on.
+    v_set text := case when current_setting('server_version_num')::integer < 160000 then 'member' else 'set' end;
 begin
     select n.oid, n.nspowner, c.relowner
     into v_schema, v_schema_owner, v_owner
@@ -28,7 +30,10 @@ begin
     with trusted (role) as (
         select r.oid
         from pg_roles r
-        where pg_has_role(r.oid, v_owner, 'member') or pg_has_role(r.oid, v_schema_owner, 'member')
+        cross join unnest(array[v_owner, v_schema_owner]) as o (owner)
+        where pg_has_role(r.oid, o.owner, 'usage')
+            or pg_has_role(r.oid, o.owner, v_set)
+            or pg_has_role(r.oid, o.owner, 'member with admin option')
     ), stranger (problem, remedy) as (
         select
             format('role %s can make functions and operators in schema %I', g.name, n.nspname),
