@@ -36,7 +36,7 @@ CALLS = {
     "queue_release_many(%(queue)s, array[%(id)s::bigint], array[%(receipt)s::uuid])": TAKES,
     "queue_progress(%(queue)s, %(id)s, %(receipt)s)": TAKES,
     "queue_progress_many(%(queue)s, array[%(id)s::bigint], array[%(receipt)s::uuid])": TAKES,
-    "queue_bury(%(queue)s, 1000000, 'unreadable')": TAKES,
+    "queue_bury(%(queue)s, 0, 'unreadable')": TAKES,
     "queue_channel(%(queue)s)": TAKES,
     "queue_listen(%(queue)s)": TAKES,
     "queue_unlisten(%(queue)s)": TAKES,
@@ -85,7 +85,7 @@ class Orchard:
             conn.execute("select queue_put(%s, '\"secret\"', dedupe_key => 'other')", [queue])
             row = conn.execute("select id, receipt from queue_lease(%s)", [queue]).fetchone()
             assert row is not None
-            conn.execute("select queue_bury(%s, 2000000, 'rotten', data => '\"secret\"')", [queue])
+            conn.execute("select queue_bury(%s, -1, 'rotten', data => '\"secret\"')", [queue])
             ready = value(conn, "select queue_put(%s, '\"secret\"')", queue)
             self.args[queue] = {"queue": queue, "id": row[0], "receipt": row[1], "ready": ready}
 
@@ -529,6 +529,16 @@ def test_a_role_with_rights_cannot_be_dropped_and_one_without_can(conn, roles):
     conn.execute("select queue_grant('apples', 'web', 'put')")
     refused(conn, "2BP01", "drop role web")
     conn.execute("select queue_revoke_all('web')")
+    conn.execute("drop role web")
+
+
+def test_in_a_schema_of_its_own_a_role_is_dropped_when_it_may_not_use_the_schema_either(conn, roles):
+    roles.make("app", "web")
+    installed_by(conn, "app", "Billing queue")
+    conn.execute("""select "Billing queue".queue_grant('apples', 'web', 'put')""")
+    conn.execute("""select "Billing queue".queue_revoke_all('web')""")
+    refused(conn, "2BP01", "drop role web")
+    conn.execute("""revoke usage on schema "Billing queue" from web""")
     conn.execute("drop role web")
 
 
