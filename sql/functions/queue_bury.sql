@@ -79,8 +79,11 @@ begin
     )
     values (
         queue_bury.queue, queue_bury.id, clock_timestamp(), left(queue_bury.reason, 2000),
-        case when num_nonnulls(queue_bury.data_text, queue_bury.data_bytes) = 0 then coalesce(queue_bury.data, 'null') end,
-        queue_bury.data_text, queue_bury.data_bytes, queue_bury.priority, queue_bury.enqueued_at, queue_bury.schedule_at, queue_bury.expected_at,
+        case
+            when num_nonnulls(queue_bury.data_text, queue_bury.data_bytes) = 0 then coalesce(queue_bury.data, 'null')
+        end,
+        queue_bury.data_text, queue_bury.data_bytes, queue_bury.priority, queue_bury.enqueued_at,
+        queue_bury.schedule_at, queue_bury.expected_at,
         queue_bury.attempts, queue_bury.max_attempts, queue_bury.consumer,
         queue_bury.dedupe_key, queue_bury.headers
     )
