@@ -5,6 +5,7 @@ do $$
 declare
     v_schema text := current_setting('pgq_py.schema');
     v_installed boolean := false;
+    v_grantee text;
 begin
     perform set_config('search_path', current_setting('pgq_py.outer_search_path'), true);
     if to_regclass(format('%I.queue_migration', v_schema)) is not null then
@@ -15,6 +16,15 @@ begin
         if to_regprocedure(format('%I._queue_align(regrole)', v_schema)) is not null then
             execute format('select %I._queue_align()', v_schema);
         end if;
+        -- As at the end of schema.sql, which may run before this table is made.
+        for v_grantee in
+            select distinct case when a.grantee = 0 then 'public' else quote_ident(pg_get_userbyid(a.grantee)) end
+            from pg_class c
+            cross join aclexplode(c.relacl) a
+            where c.oid = to_regclass(format('%I.queue_migration', v_schema)) and a.grantee <> c.relowner
+        loop
+            execute format('revoke all on table %I.queue_migration from %s', v_schema, v_grantee);
+        end loop;
         return;
     end if;
     execute format('drop table if exists %I.queue_migration', v_schema);

@@ -216,3 +216,27 @@ create table queue_right (
 
 comment on table queue_right is
     'What roles may do with queues, as queue_grant says. Written by it and its like only, which also grant EXECUTE.';
+
+-- What ALTER DEFAULT PRIVILEGES gave on them to others (Supabase does so in public) would go around all rights, and
+-- with a trigger run as whoever puts.
+do $$
+declare
+    v_given record;
+begin
+    for v_given in
+        select distinct
+            case when c.relkind = 'S' then 'sequence' else 'table' end as kind,
+            c.relname as name,
+            case when a.grantee = 0 then 'public' else quote_ident(pg_get_userbyid(a.grantee)) end as grantee
+        from pg_class r
+        join pg_class c on c.relnamespace = r.relnamespace and c.relowner = r.relowner
+        cross join aclexplode(c.relacl) a
+        where r.oid = 'queue_right'::regclass
+            and starts_with(c.relname, 'queue_')
+            and c.relkind in ('r', 'S')
+            and a.grantee <> c.relowner
+    loop
+        execute format('revoke all on %s %I from %s', v_given.kind, v_given.name, v_given.grantee);
+    end loop;
+end
+$$;

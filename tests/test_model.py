@@ -166,7 +166,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.without: set[str] = set()
         self.leases: list[tuple[int, UUID]] = []
         # Another queue, with a job under the same key and a dead one, that nothing may touch.
-        self.observer.execute("select queue_put('pears', dedupe_key => 'a'), queue_bury('pears', 99, 'rotten')")
+        self.observer.execute("select queue_put('pears', dedupe_key => 'a'), queue_bury('pears', 0, 'rotten')")
         self.last_id = 1
 
     def teardown(self) -> None:

@@ -12,6 +12,8 @@ from servers import Server
 from sql_sessions import column, refused, stored, value
 from test_sql_rights import CALLS, GIVING, OVERALL, Orchard, name_of
 
+from pgq_py import migrate
+
 Connection = psycopg.Connection[Any]
 
 TABLES = ("queue_job", "queue_dead", "queue_setting", "queue_tally", "queue_total", "queue_right")
@@ -266,6 +268,63 @@ def test_each_who_can_create_in_the_schema_is_named(conn, mallory, who):
     assert value(conn, "select queue_grant('apples', 'mallory', 'observe')")
 
 
+def test_default_privileges_open_no_table(conn, roles):
+    """Supabase has them in public: whoever writes to queue_right has all rights, a trigger runs as whoever puts."""
+    roles.make("anon")
+    conn.execute("create schema kept")
+    for kind in ("tables", "sequences", "functions"):
+        conn.execute(f"alter default privileges in schema kept grant all on {kind} to anon, public")
+    with conn.transaction():
+        conn.execute("set local search_path to kept, pg_temp")
+        for file in [ROOT / "sql" / "schema.sql", *sorted((ROOT / "sql" / "functions").glob("*.sql"))]:
+            conn.execute(file.read_bytes())
+    conn.execute("grant usage on schema kept to anon")
+    anon = roles.connect("anon")
+    for table in TABLES:
+        refused(anon, "42501", f"select from kept.{table}")
+        trigger = f"create trigger t after insert on kept.{table} execute function tsvector_update_trigger()"
+        refused(anon, "42501", trigger)
+    refused(anon, "42501", "insert into kept.queue_right (role, queue, privilege) values ('anon'::regrole, '', 'get')")
+    refused(anon, "42501", "select nextval('kept.queue_job_id_seq')")
+    refused(anon, "42501", "select kept.queue_put('apples', '1')", hint=True)
+    # What somebody gives later is named.
+    assert value(conn, "select kept.queue_grant('apples', 'anon', 'put')")
+    for given in ("trigger on kept.queue_job", "insert on kept.queue_right", "usage on sequence kept.queue_job_id_seq"):
+        conn.execute(f"grant {given} to anon")
+        hint = str(refused(conn, "55000", "select kept.queue_grant('pears', 'anon', 'put')").diag.message_hint)
+        conn.execute(hint.removeprefix("Do this: ").partition(";")[0])
+        conn.execute("select kept.queue_grant('pears', 'anon', 'put')")
+    conn.execute("grant select on kept.queue_job to anon")
+    conn.execute("select kept.queue_grant('plums', 'anon', 'put')")
+
+
+def test_default_privileges_open_no_table_of_a_migration(conn, database, roles):
+    roles.make("anon")
+    conn.execute("drop schema public cascade; create schema public")
+    conn.execute("alter default privileges in schema public grant all on tables to anon")
+    migrate.upgrade(database.dsn)
+    open_to = "select relname::text from pg_class where relname ~ '^queue_' and relkind = 'r' and relacl::text ~ 'anon'"
+    assert column(conn, open_to) == []
+    assert value(conn, "select queue_grant('apples', 'anon', 'put')")
+
+
+def test_a_member_that_can_do_nothing_as_the_owner_is_a_stranger(conn, mallory, roles):
+    roles.make("keeper")
+    if conn.info.server_version < 160000:
+        pytest.skip("members can always take the role on")
+    conn.execute("grant keeper to mallory with inherit false, set false; create schema kept authorization keeper")
+    with conn.transaction():
+        conn.execute("set local role keeper; set local search_path to kept, pg_temp")
+        for file in [ROOT / "sql" / "schema.sql", *sorted((ROOT / "sql" / "functions").glob("*.sql"))]:
+            conn.execute(file.read_bytes())
+    conn.execute("grant create on schema kept to mallory")
+    give = "select kept.queue_grant('apples', 'mallory', 'put')"
+    assert "role mallory can make" in str(refused(conn, "55000", give))
+    for option in ("set true", "set false, inherit true", "inherit false, admin true"):
+        conn.execute(f"grant keeper to mallory with {option}")
+        conn.execute(give)
+
+
 def test_what_is_no_danger_in_the_schema_is_left_alone(conn, mallory, roles):
     # Of the owner, of a member, of a superuser; or of a stranger, with a name of its own.
     roles.make("boss", options="login superuser")
@@ -373,8 +432,8 @@ FAILING = [
     "reason_like => '\\'",
     "reason_like => repeat('%%_', 10000)",
     "ids => array[null]::bigint[]",
-    "ids => '[5:5]={2000000}'",
-    "ids => '{{2000000},{2000000}}'",
+    "ids => '[5:5]={-1}'",
+    "ids => '{{-1},{-1}}'",
     "died_after => 'infinity', died_before => '-infinity'",
     "count => 0",
     "count => 2147483647",
@@ -414,6 +473,31 @@ def test_ids_and_receipts_of_others_are_of_no_use_in_ones_own_queue(conn, mallor
                     continue
             assert found in ([False], [(str(args["id"]), "f")]), call
     assert orchard.contents("pears") == before
+
+
+@pytest.mark.parametrize(
+    ("sqlstate", "fields"),
+    [
+        ("22003", "priority => -2147483648"),
+        ("22023", "max_attempts => 0"),
+        ("22023", "data_text => 'x'"),
+        ("22008", "enqueued_at => '-infinity'"),
+        ("22008", "schedule_at => 'infinity'"),
+        ("22008", "expected_at => '10000-01-01 00:00+00'"),
+    ],
+)
+def test_nothing_is_buried_that_would_keep_the_others_from_coming_back(conn, mallory, sqlstate, fields):
+    id = value(mallory, "select id from queue_get('apples')")
+    refused(mallory, sqlstate, f"select queue_bury('apples', %s, 'x', '1', {fields})", id, hint=True)
+    mallory.execute("select queue_bury('apples', %s, 'x', '1')", [id])
+    assert value(conn, "select queue_redrive('apples')") > 0
+
+
+def test_an_id_that_is_yet_to_come_is_kept_for_its_job(conn, mallory):
+    id = value(conn, "select queue_put('apples', '1')")
+    refused(mallory, "22023", "select queue_bury('apples', %s, 'x', '1')", id + 1, hint=True)
+    conn.execute("select queue_redrive('apples')")
+    assert value(conn, "select queue_put('apples', '1')") == id + 1
 
 
 def test_debugging_output_shows_no_data_of_others(mallory, orchard):
@@ -512,6 +596,11 @@ def plant(mallory: Connection, schema: str) -> None:
                 exception
                     when others then insert into own.caught values (sqlstate);
                 end;
+                begin
+                    insert into own.caught select r::text from {schema}.queue_rights() r;
+                exception
+                    when others then insert into own.caught values (sqlstate);
+                end;
             end if;
             return n;
         end
@@ -536,6 +625,23 @@ def test_who_maintains_a_strangers_table_lends_him_no_rights(conn, roles, comman
     conn.execute(command)
     assert set(column(conn, "select what from own.caught")) == {"42501"}
     assert value(conn, "select kept.queue_count('pears')") == 1
+
+
+def test_a_call_that_was_cancelled_while_it_asked_hurts_no_later_one(mallory, orchard):
+    """What it prepared, to see whether it is called in maintenance, outlives the rollback."""
+    mallory.execute("prepare pgq_py_not_in_maintenance as select")
+    use(mallory)
+    assert value(mallory, "select count(*) from pg_prepared_statements where name ~ '^pgq_py'") == 0
+    # For real: a tenth or so of these leave it.
+    for n in range(1, 60):
+        mallory.execute(f"set statement_timeout = {n % 3 + 1}")
+        refused(
+            mallory,
+            "57014",
+            "do $$ begin loop perform queue_channel('apples'); end loop; end $$",
+        )
+    mallory.execute("reset statement_timeout")
+    use(mallory)
 
 
 @pytest.mark.long

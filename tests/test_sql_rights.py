@@ -36,7 +36,7 @@ CALLS = {
     "queue_release_many(%(queue)s, array[%(id)s::bigint], array[%(receipt)s::uuid])": TAKES,
     "queue_progress(%(queue)s, %(id)s, %(receipt)s)": TAKES,
     "queue_progress_many(%(queue)s, array[%(id)s::bigint], array[%(receipt)s::uuid])": TAKES,
-    "queue_bury(%(queue)s, 1000000, 'unreadable')": TAKES,
+    "queue_bury(%(queue)s, 0, 'unreadable')": TAKES,
     "queue_channel(%(queue)s)": TAKES,
     "queue_listen(%(queue)s)": TAKES,
     "queue_unlisten(%(queue)s)": TAKES,
@@ -85,7 +85,7 @@ class Orchard:
             conn.execute("select queue_put(%s, '\"secret\"', dedupe_key => 'other')", [queue])
             row = conn.execute("select id, receipt from queue_lease(%s)", [queue]).fetchone()
             assert row is not None
-            conn.execute("select queue_bury(%s, 2000000, 'rotten', data => '\"secret\"')", [queue])
+            conn.execute("select queue_bury(%s, -1, 'rotten', data => '\"secret\"')", [queue])
             ready = value(conn, "select queue_put(%s, '\"secret\"')", queue)
             self.args[queue] = {"queue": queue, "id": row[0], "receipt": row[1], "ready": ready}
 
@@ -532,6 +532,16 @@ def test_a_role_with_rights_cannot_be_dropped_and_one_without_can(conn, roles):
     conn.execute("drop role web")
 
 
+def test_in_a_schema_of_its_own_a_role_is_dropped_when_it_may_not_use_the_schema_either(conn, roles):
+    roles.make("app", "web")
+    installed_by(conn, "app", "Billing queue")
+    conn.execute("""select "Billing queue".queue_grant('apples', 'web', 'put')""")
+    conn.execute("""select "Billing queue".queue_revoke_all('web')""")
+    refused(conn, "2BP01", "drop role web")
+    conn.execute("""revoke usage on schema "Billing queue" from web""")
+    conn.execute("drop role web")
+
+
 def test_a_role_that_is_made_anew_inherits_nothing(conn, roles):
     roles.make("web")
     conn.execute("select queue_grant('apples', 'web', 'put')")
@@ -545,6 +555,32 @@ def test_a_role_that_is_made_anew_inherits_nothing(conn, roles):
     assert dict(conn.execute("select * from queue_maintain()").fetchall())["forget rights"] == 1
     assert value(conn, "select count(*) from queue_right") == 0
     refused(web, "42501", "select queue_put('apples', '1')", hint=True)
+
+
+def test_a_session_whose_role_was_renamed_keeps_its_rights_and_gets_no_others(conn, roles):
+    roles.make("web", "next")
+    conn.execute("select queue_grant('apples', 'web', 'put'), queue_grant('pears', 'next', 'put')")
+    web = roles.connect("web")
+    web.execute("select queue_put('apples', '1')")
+    conn.execute("alter role web rename to former; alter role next rename to web")
+    try:
+        web.execute("select queue_put('apples', '1')")
+        error = refused(web, "42501", "select queue_put('pears', '1')", hint=True)
+        assert "former" in str(error.diag.message_primary)
+        assert column(web, "select role from queue_rights()") == ["former"]
+    finally:
+        conn.execute("alter role web rename to next; alter role former rename to web")
+
+
+def test_the_owner_goes_on_when_it_is_renamed(conn, roles):
+    roles.make("app")
+    installed_by(conn, "app", "Billing queue")
+    app = roles.connect("app")
+    conn.execute("alter role app rename to shop")
+    try:
+        app.execute("""select "Billing queue".queue_put('apples', '1')""")
+    finally:
+        conn.execute("alter role shop rename to app")
 
 
 # What takes EXECUTE away, or comes without

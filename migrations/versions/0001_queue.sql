@@ -217,6 +217,30 @@ create table queue_right (
 comment on table queue_right is
     'What roles may do with queues, as queue_grant says. Written by it and its like only, which also grant EXECUTE.';
 
+-- What ALTER DEFAULT PRIVILEGES gave on them to others (Supabase does so in public) would go around all rights, and
+-- with a trigger run as whoever puts.
+do $$
+declare
+    v_given record;
+begin
+    for v_given in
+        select distinct
+            case when c.relkind = 'S' then 'sequence' else 'table' end as kind,
+            c.relname as name,
+            case when a.grantee = 0 then 'public' else quote_ident(pg_get_userbyid(a.grantee)) end as grantee
+        from pg_class r
+        join pg_class c on c.relnamespace = r.relnamespace and c.relowner = r.relowner
+        cross join aclexplode(c.relacl) a
+        where r.oid = 'queue_right'::regclass
+            and starts_with(c.relname, 'queue_')
+            and c.relkind in ('r', 'S')
+            and a.grantee <> c.relowner
+    loop
+        execute format('revoke all on %s %I from %s', v_given.kind, v_given.name, v_given.grantee);
+    end loop;
+end
+$$;
+
 -- Below this line `make sql` copies from sql/functions; edit the functions there.
 
 -- functions/_queue_align.sql
@@ -334,8 +358,12 @@ language sql
 stable
 -- As _queue_key. Inside our functions current_user is their owner. Who calls is the role that was set with
 -- SET ROLE (as gateways do that connect as one role for all), or else whoever connected: nobody in autovacuum, which
--- evaluates the functions in anybody's index, and whose session_user is a superuser.
-return coalesce(nullif(current_setting('role'), 'none'), nullif(current_setting('session_authorization'), ''));
+-- evaluates the functions in anybody's index, and whose session_user is a superuser. Elsewhere session_user is right,
+-- and the setting is the name of before where the role was renamed since: by now another may have it.
+return coalesce(
+    nullif(current_setting('role'), 'none'),
+    case when current_setting('session_authorization') <> '' then cast(session_user as text) end
+);
 
 comment on function _queue_caller is
     'Private: the role that calls, in a function that runs with the rights of the owner; null where no client does.';
@@ -1154,7 +1182,12 @@ as $$
 begin
     -- Who maintains a table (ANALYZE, REINDEX, REFRESH MATERIALIZED VIEW) evaluates the functions of its owner, and so
     -- would lend him its rights on queues. PostgreSQL does not tell us, but refuses this there (42501). It costs 2 us.
-    prepare pgq_py_not_in_maintenance as select;
+    begin
+        prepare pgq_py_not_in_maintenance as select;
+    exception
+        -- Left by a call that was cancelled just here: no rollback takes it away, and all later calls would fail.
+        when duplicate_prepared_statement then null;
+    end;
     deallocate pgq_py_not_in_maintenance;
     -- USAGE and not MEMBER: as everywhere in PostgreSQL, who does not inherit the rights of a group has them after
     -- SET ROLE.
@@ -1772,6 +1805,8 @@ declare
     v_schema oid;
     v_schema_owner oid;
     v_owner oid;
+    -- From PostgreSQL 16 on a member may be one that neither has the rights nor can take the role on.
+    v_set text := case when current_setting('server_version_num')::integer < 160000 then 'member' else 'set' end;
 begin
     select n.oid, n.nspowner, c.relowner
     into v_schema, v_schema_owner, v_owner
@@ -1786,7 +1821,10 @@ begin
     with trusted (role) as (
         select r.oid
         from pg_roles r
-        where pg_has_role(r.oid, v_owner, 'member') or pg_has_role(r.oid, v_schema_owner, 'member')
+        cross join unnest(array[v_owner, v_schema_owner]) as o (owner)
+        where pg_has_role(r.oid, o.owner, 'usage')
+            or pg_has_role(r.oid, o.owner, v_set)
+            or pg_has_role(r.oid, o.owner, 'member with admin option')
     ), stranger (problem, remedy) as (
         select
             format('role %s can make functions and operators in schema %I', g.name, n.nspname),
@@ -1817,13 +1855,35 @@ begin
             format('drop operator %s', o.oid::regoperator)
         from pg_operator o
         where o.oprnamespace = v_schema and o.oprowner not in (select t.role from trusted t)
+        union all
+        -- Rights on our tables: with one on queue_right a role gives itself all others, a trigger runs as whoever puts.
+        -- To read the jobs is not to be the owner, and may have been meant.
+        select distinct
+            format('role %s has more than SELECT on %s', g.name, c.oid::regclass),
+            format(
+                'revoke all on %s %s from %s',
+                case when c.relkind = 'S' then 'sequence' else 'table' end,
+                c.oid::regclass,
+                g.name
+            )
+        from pg_class c
+        cross join aclexplode(c.relacl) as a
+        cross join lateral (
+            select case when a.grantee = 0 then 'public' else quote_ident(pg_get_userbyid(a.grantee)) end
+        ) as g (name)
+        where c.relnamespace = v_schema
+            and c.relowner = v_owner
+            and c.relkind in ('r', 'p', 'S')
+            and starts_with(c.relname, 'queue_')
+            and a.privilege_type not in ('SELECT', 'MAINTAIN')
+            and (a.grantee = 0 or a.grantee not in (select t.role from trusted t))
     )
     select s.problem, s.remedy from stranger s order by s.problem;
 end
 $$;
 
 comment on function _queue_strangers is
-    'Private: who may make, or has made, functions or operators in the queue''s schema that the queue''s functions could take for PostgreSQL''s own, and run with the rights of their owner.';
+    'Private: who may make, or has made, functions or operators in the queue''s schema that the queue''s functions could take for PostgreSQL''s own, and run with the rights of their owner; and who may write to its tables.';
 
 revoke all on function _queue_strangers from public;
 
@@ -1994,6 +2054,8 @@ security definer
 set search_path from current
 as $$
 #variable_conflict use_column
+declare
+    v_bytes integer;
 begin
     if octet_length(queue_bury.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_bury.queue);
@@ -2001,7 +2063,39 @@ begin
     if current_setting('session_authorization') <> current_user or current_setting('role') <> 'none' then
         perform _queue_allow(queue_bury.queue, 'get');
     end if;
-    -- What is dead may be put back into the queue, where the same holds.
+    -- What is dead may be put back into the queue, where the same holds. An id that is yet to come would then
+    -- be taken when it comes, and the put that draws it fail.
+    if queue_bury.id > (select s.last_value from queue_job_id_seq s) then
+        raise exception using
+            errcode = 'invalid_parameter_value',
+            message = format('no job has had the id %s', queue_bury.id),
+            hint = 'Give the id of the job that was taken.';
+    end if;
+    if num_nonnulls(queue_bury.data, queue_bury.data_text, queue_bury.data_bytes) > 1 then
+        raise exception using
+            errcode = 'invalid_parameter_value',
+            message = 'more than one of data, data_text and data_bytes is given',
+            hint = 'A job holds one of the three.';
+    end if;
+    if queue_bury.max_attempts < 1 then
+        raise exception using
+            errcode = 'invalid_parameter_value',
+            message = format('max_attempts is %s', queue_bury.max_attempts),
+            hint = 'A job is tried at least once; null is as the queue says.';
+    end if;
+    if queue_bury.priority = -2147483648 then
+        raise exception using
+            errcode = 'numeric_value_out_of_range',
+            message = 'the priority is -2147483648',
+            hint = 'The lowest priority is -2147483647: each must have its opposite, by which jobs are sorted.';
+    end if;
+    perform _queue_time('enqueued', queue_bury.enqueued_at, null, null);
+    perform _queue_time('schedule', queue_bury.schedule_at, null, null);
+    perform _queue_time('expected', queue_bury.expected_at, null, null);
+    v_bytes := coalesce(octet_length(queue_bury.data_bytes), octet_length(queue_bury.data_text));
+    if v_bytes > 268435455 then
+        perform _queue_refuse_data(v_bytes);
+    end if;
     if octet_length(queue_bury.dedupe_key) > 1024 then
         perform _queue_refuse_length('dedupe_key', octet_length(queue_bury.dedupe_key), 1024);
     end if;
@@ -2017,8 +2111,11 @@ begin
     )
     values (
         queue_bury.queue, queue_bury.id, clock_timestamp(), left(queue_bury.reason, 2000),
-        queue_bury.data, queue_bury.data_text, queue_bury.data_bytes, queue_bury.priority,
-        queue_bury.enqueued_at, queue_bury.schedule_at, queue_bury.expected_at,
+        case
+            when num_nonnulls(queue_bury.data_text, queue_bury.data_bytes) = 0 then coalesce(queue_bury.data, 'null')
+        end,
+        queue_bury.data_text, queue_bury.data_bytes, queue_bury.priority, queue_bury.enqueued_at,
+        queue_bury.schedule_at, queue_bury.expected_at,
         queue_bury.attempts, queue_bury.max_attempts, queue_bury.consumer,
         queue_bury.dedupe_key, queue_bury.headers
     )
@@ -2041,9 +2138,11 @@ inspection in the table `queue_dead`.
 
 The other arguments are the job's fields, as `queue_get` returned them.
 
-Errors: 22023 for a bad name, or fields longer than a job's can be; 23502 for a missing id or reason.
+Errors: 22023 for a bad name, an id that no job has had yet, more than one kind of data, or fields
+that no job can have; 22003, 22008 and QU002 for a priority, a time or data, as in `queue_put`;
+23502 for a missing id or reason.
 
-    select queue_bury('apples', 42, 'not an apple', data => '{"kind": "Conference"}');
+    select queue_bury('apples', id, 'not an apple', data => data) from queue_get('apples');
 $$;
 
 revoke all on function queue_bury from public;
@@ -3806,7 +3905,7 @@ begin
         'schema open to others',
         case when exists (select from queue_right) then 'critical' else 'warning' end,
         format('schema %I', v_schema),
-        format('%s: those could be run with the rights of role %I, the owner of the queue', s.problem, current_user),
+        format('%s: so others could do what only role %I may, the owner of the queue', s.problem, current_user),
         s.remedy
     from _queue_strangers('queue_right') s;
 
@@ -3852,7 +3951,7 @@ being taken at this moment don't count. `paused with jobs`: they wait, and the q
 `crash may lose jobs`: fsync, full_page_writes or synchronous_commit is off in this session.
 `wraparound near`: above 1,000,000,000 transactions without a freezing vacuum.
 `schema open to others`: others can make functions or operators in the queue's schema, or have
-made some, that could be run with the rights of the queue's owner.
+made some, that could be run with the rights of the queue's owner; or they may write to its tables.
 `limited view`: the owner of the queue may not see other sessions.
 
     select * from queue_health() order by severity;
@@ -5499,7 +5598,7 @@ $$;
 
 comment on function queue_revoke_all is $$
 Take from a role what it was given: on all queues, and on each. Needed before the role can be
-dropped.
+dropped, and so is `revoke usage on schema`, if `queue_grant` gave it that: in a schema of its own.
 
 **role**: as in `queue_grant`.
 **privilege**: as there; by default all of them.
@@ -5528,7 +5627,8 @@ set search_path from current
 as $$
 #variable_conflict use_column
 declare
-    v_sees_all boolean := pg_has_role(_queue_caller(), current_user, 'usage');
+    -- Who may give rights sees them; and it is refused in maintenance, as the others (see _queue_may).
+    v_sees_all boolean := _queue_may('', 'grant');
 begin
     return query
     select nullif(r.queue, ''), pg_get_userbyid(r.role)::text, r.privilege, r.granted_at

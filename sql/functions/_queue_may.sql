@@ -10,7 +10,12 @@ as $$
 begin
     -- Who maintains a table (ANALYZE, REINDEX, REFRESH MATERIALIZED VIEW) evaluates the functions of its owner, and so
     -- would lend him its rights on queues. PostgreSQL does not tell us, but refuses this there (42501). It costs 2 us.
-    prepare pgq_py_not_in_maintenance as select;
+    begin
+        prepare pgq_py_not_in_maintenance as select;
+    exception
+        -- Left by a call that was cancelled just here: no rollback takes it away, and all later calls would fail.
+        when duplicate_prepared_statement then null;
+    end;
     deallocate pgq_py_not_in_maintenance;
     -- USAGE and not MEMBER: as everywhere in PostgreSQL, who does not inherit the rights of a group has them after
     -- SET ROLE.

@@ -14,6 +14,8 @@ declare
     v_schema oid;
     v_schema_owner oid;
     v_owner oid;
+    -- From PostgreSQL 16 on a member may be one that neither has the rights nor can take the role on.
+    v_set text := case when current_setting('server_version_num')::integer < 160000 then 'member' else 'set' end;
 begin
     select n.oid, n.nspowner, c.relowner
     into v_schema, v_schema_owner, v_owner
@@ -28,7 +30,10 @@ begin
     with trusted (role) as (
         select r.oid
         from pg_roles r
-        where pg_has_role(r.oid, v_owner, 'member') or pg_has_role(r.oid, v_schema_owner, 'member')
+        cross join unnest(array[v_owner, v_schema_owner]) as o (owner)
+        where pg_has_role(r.oid, o.owner, 'usage')
+            or pg_has_role(r.oid, o.owner, v_set)
+            or pg_has_role(r.oid, o.owner, 'member with admin option')
     ), stranger (problem, remedy) as (
         select
             format('role %s can make functions and operators in schema %I', g.name, n.nspname),
@@ -59,12 +64,34 @@ begin
             format('drop operator %s', o.oid::regoperator)
         from pg_operator o
         where o.oprnamespace = v_schema and o.oprowner not in (select t.role from trusted t)
+        union all
+        -- Rights on our tables: with one on queue_right a role gives itself all others, a trigger runs as whoever puts.
+        -- To read the jobs is not to be the owner, and may have been meant.
+        select distinct
+            format('role %s has more than SELECT on %s', g.name, c.oid::regclass),
+            format(
+                'revoke all on %s %s from %s',
+                case when c.relkind = 'S' then 'sequence' else 'table' end,
+                c.oid::regclass,
+                g.name
+            )
+        from pg_class c
+        cross join aclexplode(c.relacl) as a
+        cross join lateral (
+            select case when a.grantee = 0 then 'public' else quote_ident(pg_get_userbyid(a.grantee)) end
+        ) as g (name)
+        where c.relnamespace = v_schema
+            and c.relowner = v_owner
+            and c.relkind in ('r', 'p', 'S')
+            and starts_with(c.relname, 'queue_')
+            and a.privilege_type not in ('SELECT', 'MAINTAIN')
+            and (a.grantee = 0 or a.grantee not in (select t.role from trusted t))
     )
     select s.problem, s.remedy from stranger s order by s.problem;
 end
 $$;
 
 comment on function _queue_strangers is
-    'Private: who may make, or has made, functions or operators in the queue''s schema that the queue''s functions could take for PostgreSQL''s own, and run with the rights of their owner.';
+    'Private: who may make, or has made, functions or operators in the queue''s schema that the queue''s functions could take for PostgreSQL''s own, and run with the rights of their owner; and who may write to its tables.';
 
 revoke all on function _queue_strangers from public;

@@ -441,7 +441,7 @@ begin
         'schema open to others',
         case when exists (select from queue_right) then 'critical' else 'warning' end,
         format('schema %I', v_schema),
-        format('%s: those could be run with the rights of role %I, the owner of the queue', s.problem, current_user),
+        format('%s: so others could do what only role %I may, the owner of the queue', s.problem, current_user),
         s.remedy
     from _queue_strangers('queue_right') s;
 
@@ -487,7 +487,7 @@ being taken at this moment don't count. `paused with jobs`: they wait, and the q
 `crash may lose jobs`: fsync, full_page_writes or synchronous_commit is off in this session.
 `wraparound near`: above 1,000,000,000 transactions without a freezing vacuum.
 `schema open to others`: others can make functions or operators in the queue's schema, or have
-made some, that could be run with the rights of the queue's owner.
+made some, that could be run with the rights of the queue's owner; or they may write to its tables.
 `limited view`: the owner of the queue may not see other sessions.
 
     select * from queue_health() order by severity;

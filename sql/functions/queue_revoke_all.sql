@@ -18,7 +18,7 @@ $$;
 
 comment on function queue_revoke_all is $$
 Take from a role what it was given: on all queues, and on each. Needed before the role can be
-dropped.
+dropped, and so is `revoke usage on schema`, if `queue_grant` gave it that: in a schema of its own.
 
 **role**: as in `queue_grant`.
 **privilege**: as there; by default all of them.

@@ -12,7 +12,8 @@ set search_path from current
 as $$
 #variable_conflict use_column
 declare
-    v_sees_all boolean := pg_has_role(_queue_caller(), current_user, 'usage');
+    -- Who may give rights sees them; and it is refused in maintenance, as the others (see _queue_may).
+    v_sees_all boolean := _queue_may('', 'grant');
 begin
     return query
     select nullif(r.queue, ''), pg_get_userbyid(r.role)::text, r.privilege, r.granted_at
