@@ -727,24 +727,25 @@ class Calls:
         return Call(self._maintain, (), _tasks)
 
     def put_again(self, taken: Taken) -> Call[JobId]:
-        """A job that was taken and reached nobody, as it was but for the id."""
-        return Call(
-            self._put,
-            (
-                taken.queue,
-                *taken.stored(),
-                taken.raw("dedupe_key"),
-                taken.value("schedule_at"),
-                None,
-                taken.value("expected_at"),
-                None,
-                taken.value("priority"),
-                taken.value("headers"),
-                taken.value("max_attempts"),
-                True,
-            ),
-            _id,
+        """A job that was taken and reached nobody, as it was but for the id and the attempts.
+
+        It stores nothing where another job has its dedupe_key by now: then the id is not new.
+        """
+        key, stored = taken.raw("dedupe_key"), taken.stored()
+        options = (
+            taken.value("schedule_at"),
+            None,
+            taken.value("expected_at"),
+            None,
+            taken.value("priority"),
+            taken.value("headers"),
+            taken.value("max_attempts"),
+            True,
         )
+        if key is None:
+            return Call(self._put, (taken.queue, *stored, None, *options), _id)
+        arrays = [None if value is None else [value] for value in stored]
+        return Call(self._put_many, (taken.queue, *arrays, [key], *options), _keyed_id)
 
     def bury(self, taken: Taken, reason: str) -> Call[None]:
         """A job that was taken and can't be read, to the dead."""

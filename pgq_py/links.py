@@ -72,17 +72,21 @@ class Outage:
 
     def begin(self, error: BaseException) -> float:
         """A connection was lost, or could not be had; gives how long to pause before the next."""
-        now, reason = monotonic(), str(error.__cause__ or error).partition("\n")[0]
+        now, tell = monotonic(), ""
         with self._lock:
             if self._since is None:
                 # A connection that worked for a moment only is no reason to hurry.
                 self._first = RETRY_LAST if now - self._over < RETRY_LAST else RETRY_FIRST
                 self._since = self._told = now
-                log.warning("lost the connection to PostgreSQL while waiting for jobs; trying to connect: %s", reason)
+                tell = "lost the connection to PostgreSQL while waiting for jobs; trying to connect"
             elif now - self._told > REMIND:
                 self._told = now
-                log.warning("no connection to PostgreSQL for %.0f s; trying on: %s", now - self._since, reason)
-            return jitter(min(RETRY_LAST, max(self._first, now - self._since)))
+                tell = f"no connection to PostgreSQL for {now - self._since:.0f} s; trying on"
+            pause = jitter(min(RETRY_LAST, max(self._first, now - self._since)))
+        # Without the lock: a child that was forked while somebody writes to a log would have it locked for ever.
+        if tell:
+            log.warning("%s: %s", tell, str(error.__cause__ or error).partition("\n")[0])
+        return pause
 
     def end(self) -> None:
         """There is a connection that works."""
@@ -90,6 +94,6 @@ class Outage:
             return
         with self._lock:
             since, self._since = self._since, None
-            if since is not None:
-                self._over = monotonic()
-                log.warning("connected to PostgreSQL again, after %.1f s", self._over - since)
+            self._over = now = monotonic()
+        if since is not None:
+            log.warning("connected to PostgreSQL again, after %.1f s", now - since)

@@ -110,9 +110,9 @@ def _byte_strings(values: Sequence[bytes | None], encoding: str) -> bytes:
     return _array(17, values)
 
 
-def _jsons(values: Sequence[str | None], encoding: str) -> bytes:
+def _jsons(values: Sequence[Any], encoding: str) -> bytes:
     # The first byte is the version of the format.
-    return _array(3802, [None if value is None else b"\x01" + value.encode(encoding) for value in values])
+    return _array(3802, [None if value is None else b"\x01" + _text(value, encoding) for value in values])
 
 
 def _bigints(values: Sequence[int], encoding: str) -> bytes:

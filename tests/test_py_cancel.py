@@ -15,12 +15,14 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg.pq import TransactionStatus
+from psycopg_pool import ConnectionPool
 from worlds import PATIENCE, Background, World
 
 from pgq_py import PQ, AsyncPQ
 from pgq_py._async.session import AsyncSession
 from pgq_py._sync.session import Session
 from pgq_py._sync.use import Use
+from pgq_py.errors import ConnectionBusy
 
 pytest_plugins = ("world_fixtures",)
 WAYS = ["address", "pool", "conn", "autocommit"]
@@ -368,6 +370,115 @@ def test_a_job_that_cannot_be_given_back_at_all_is_named(database, conn, monkeyp
     (note,) = raised.value.__notes__
     assert f"job {id} of queue 'apples'" in note
     assert note in caplog.text
+
+
+class Raw:
+    """A serializer that does something when a job is read: taken and committed, and not yet with the caller."""
+
+    def __init__(self, then: Any) -> None:
+        self.then = then
+
+    def dumps(self, data: str) -> str:
+        return data
+
+    def loads(self, text: str) -> str:
+        self.then()
+        return text
+
+
+@pytest.mark.parametrize("kind", ["address", "conn"])
+def test_a_pq_that_its_signal_handler_closed_gives_the_job_back(database, conn, kind):
+    def interrupt() -> None:
+        pq.close()
+        raise KeyboardInterrupt
+
+    with contextlib.closing(database.connect()) as mine, PQ(database.dsn if kind == "address" else mine) as pq:
+        queue = pq.queue("apples", serializer=Raw(interrupt))
+        queue.put("Cox")
+        with pytest.raises(KeyboardInterrupt):
+            queue.get()
+    assert conn.execute("select data_text from queue_list('apples')").fetchall() == [("Cox",)]
+
+
+def test_a_job_is_given_back_on_the_connection_that_took_it(database, conn):
+    """A pool may have no other: here one connection, for which somebody waits already."""
+    with ConnectionPool(database.dsn, min_size=1, max_size=1, timeout=2, open=True) as pool:
+        pq, over = PQ(pool=pool), threading.Event()
+
+        def use() -> None:
+            with pool.connection():
+                over.wait(PATIENCE)
+
+        def interrupt() -> None:
+            others.append(Background(use))
+            while not pool.get_stats().get("requests_waiting"):
+                pass
+            raise KeyboardInterrupt
+
+        others: list[Background] = []
+        queue = pq.queue("apples", serializer=Raw(interrupt))
+        queue.put("Cox")
+        with pytest.raises(KeyboardInterrupt):
+            queue.get()
+        assert conn.execute("select data_text from queue_list('apples')").fetchall() == [("Cox",)]
+        over.set()
+        others[0].result()
+
+
+async def test_a_job_is_given_back_while_another_task_has_a_transaction_on_the_only_connection(database, conn):
+    """That task may wait for the one that was cancelled."""
+    async with await psycopg.AsyncConnection.connect(database.dsn, autocommit=True) as mine:
+        pq = AsyncPQ(mine)
+        await pq["apples"].put(1)
+
+        async def block() -> None:
+            async with pq["pears"]:
+                await asyncio.wait([getting])
+
+        getting = asyncio.create_task(pq["apples"].get())
+        await asyncio.sleep(0)
+        blocking = asyncio.create_task(block())
+        for _ in range(3):
+            await asyncio.sleep(0)
+        # The loop is busy until the server has committed: nothing of ours can be waited for here.
+        patience = monotonic() + PATIENCE
+        while left(conn):
+            assert monotonic() < patience
+        getting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await getting
+        await blocking
+    assert left(conn) == [1]
+
+
+def test_a_job_whose_key_was_put_meanwhile_goes_to_the_dead(database, conn):
+    def interrupt() -> None:
+        conn.execute("select queue_put('apples', data_text => 'Gala', dedupe_key => 'k')")
+        raise KeyboardInterrupt
+
+    with PQ(database.dsn) as pq:
+        serializer = Raw(interrupt)
+        queue = pq.queue("apples", serializer=serializer)
+        queue.put("Cox", dedupe_key="k")
+        with pytest.raises(KeyboardInterrupt):
+            queue.get()
+        serializer.then = lambda: None
+        assert [job.data for job in queue.list()] == ["Gala"]
+        (dead,) = queue.dead()
+        assert (dead.data, dead.dedupe_key) == ("Cox", "k")
+        assert "dedupe_key" in dead.reason
+
+
+def test_who_finds_the_only_connection_busy_stops_to_listen_when_it_is_not(database, sleepers):
+    with contextlib.closing(database.connect()) as mine:
+        pq = PQ(mine)
+        waiting = Background(pq["apples"].get, True, 2)
+        sleepers.wait()
+        with pq["pears"], pytest.raises(ConnectionBusy):
+            waiting.result()
+        assert mine.execute("select pg_listening_channels()").fetchall() == []
+        held = "select count(*) from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()"
+        assert mine.execute(held).fetchone() == (0,)
 
 
 @pytest.mark.parametrize("autocommit", [False, True])

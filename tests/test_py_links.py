@@ -212,6 +212,38 @@ async def test_a_pool_whose_server_stays_away_ends_a_wait_in_time(own_world, own
     assert (await queue.get(timeout=PATIENCE)).data == 1
 
 
+async def test_a_pool_that_is_closed_while_the_server_is_away_ends_a_wait(own_world, own_server, sleepers, told):
+    """Nobody would ever get a connection of it again."""
+    pool = await own_world.pool(min_size=1, max_size=1, timeout=0.5)
+    waiting = side_by_side(own_world, get, own_world.pq(pool=pool)["apples"])
+    await asyncio.to_thread(sleepers.wait)
+    own_server.stop("immediate")
+    try:
+        await told.until("lost the connection")
+        await pool.close()
+        with pytest.raises(errors.Closed):
+            await asyncio.wait_for(waiting, PATIENCE)
+    finally:
+        own_server.start()
+
+
+async def test_who_iterates_in_a_transaction_hears_that_it_is_lost_though_others_reconnect(world, conn):
+    pq = world.pq()
+    queue = pq["apples"]
+    await queue.count()
+
+    async def iterate_in_a_transaction() -> None:
+        async with queue:
+            await queue.count()
+            conn.execute(KILL_OTHERS)
+            plain(pq).outage.begin(OSError("another's connection was lost"))
+            async for job in queue:
+                assert job is not None, "it would get None again and again, without a pause"
+
+    with pytest.raises(errors.ConnectionLost):
+        await iterate_in_a_transaction()
+
+
 @pytest.mark.parametrize("wrong", [{"dbname": "missing"}, {"user": "nobody"}, {"host": "/nonexistent"}])
 async def test_an_address_that_never_worked_is_an_error_at_once(world, told, wrong):
     queue = world.pq(psycopg.conninfo.make_conninfo(world.dsn, **wrong))["apples"]

@@ -11,7 +11,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from .._compat import async_sleep, jitter
-from ..errors import CannotWait, ConnectionLost, Error, translate
+from ..errors import CannotWait, ConnectionBusy, ConnectionLost, Error, translate
 from .session import AsyncSession
 
 if TYPE_CHECKING:
@@ -143,12 +143,27 @@ class AsyncListener:
         """Stop to listen, and leave the connection as it was. May be repeated, after an interruption."""
         if self._on is not None and not self._is_over:
             # Whoever waited may have a job by now: no failure here shall keep it from him.
-            with suppress(Error, psycopg.Error):
+            try:
                 await self._stop(self._on)
-            self._on.listening.sleepers.discard(self)
+            except ConnectionBusy:
+                # Else the connection would listen on, and keep in memory what it hears.
+                holder = self._on.source.holder
+                if holder is None:
+                    await self._stop_later()
+                else:
+                    holder.after(self._stop_later)
+            except (Error, psycopg.Error):
+                self._on.listening.sleepers.discard(self)
             self._is_over = True
         if self._another is not None:
             await self._another.close()
+
+    async def _stop_later(self) -> None:
+        """When the transaction that had the connection for itself is over; it may be another task's."""
+        if self._on is not None:
+            with suppress(Error, psycopg.Error):
+                await self._stop(self._on)
+            self._on.listening.sleepers.discard(self)
 
     async def _stop(self, session: AsyncSession) -> None:
         listening = session.listening

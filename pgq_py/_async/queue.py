@@ -309,7 +309,7 @@ class AsyncConsumer(ABC):
                 # In one line: see `_deliver`.
                 yield await self.get(timeout=self.timeout)
             except ConnectionLost as error:
-                if isinstance(error, CommitUnknown) or not self._pq.outage.is_on:
+                if isinstance(error, CommitUnknown) or not self._pq.can_reconnect():
                     raise
                 yield None
 

@@ -6,12 +6,10 @@ import logging
 import math
 from typing import TYPE_CHECKING, Any
 
-import psycopg
-
 from ..calls import Taken
-from ..errors import Error, TransactionAborted
+from ..errors import ConnectionBusy, Error, TransactionAborted
 from .listener import AsyncListener
-from .session import AsyncOutcome, AsyncSession
+from .session import AsyncOutcome, AsyncSession, is_alive
 
 if TYPE_CHECKING:
     from .client import AsyncPQ
@@ -19,6 +17,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("pgq_py")
 
 _BURIED = "taken by a call that was interrupted before it had the job, and could not be put again: %s"
+_KEY_TAKEN = "another job with its dedupe_key is in the queue by now"
 
 
 class AsyncTaking:
@@ -49,8 +48,13 @@ class AsyncTaking:
         return [
             row
             for row in self.outcome.result()
-            if not any(outcome.is_done for outcome in self.gone.get((row.queue, row.id), ()))
+            if not any(_has_gone(outcome) for outcome in self.gone.get((row.queue, row.id), ()))
         ]
+
+
+def _has_gone(outcome: AsyncOutcome[Any]) -> bool:
+    # A put that found the job's dedupe_key in the queue has stored nothing.
+    return outcome.is_done and getattr(outcome.result(), "is_new", True)
 
 
 class AsyncUse:
@@ -112,10 +116,14 @@ class AsyncUse:
 
     async def _let_go(self, error: BaseException) -> None:
         try:
-            await self.close()
+            if self._listener is not None:
+                await self._listener.stop()
         finally:
-            if self.taking is not None:
-                await self._give_back(self.taking, error)
+            try:
+                if self.taking is not None:
+                    await self._give_back(self.taking, error)
+            finally:
+                await self.close()
 
     async def _give_back(self, taking: AsyncTaking, error: BaseException) -> None:
         """Put again, or release. What was put again has a new id: the old one went with what took the job."""
@@ -123,32 +131,62 @@ class AsyncUse:
             _tell(error, "interrupted again before the server's answer: whether jobs were taken nobody knows")
         if not taking.left():
             return
-        use = AsyncUse(self._pq)
         try:
-            session = await use.open()
-            for row in taking.left():
-                await self._return(session, taking, row)
+            try:
+                await self._return_all(taking)
+            except ConnectionBusy:
+                await self._return_aside(taking)
         except TransactionAborted:
             pass  # its rollback gives them back
-        except (Error, psycopg.Error) as failed:
+        except Exception as failed:
             jobs = ", ".join(f"{row.id} of queue {row.queue!r}" for row in taking.left())
             _tell(error, f"taken, not delivered, and could not be given back: job {jobs} ({failed})")
+
+    async def _return_all(self, taking: AsyncTaking) -> None:
+        own = self._own
+        if own is not None and (own.source.host is not None or (own.raw is not None and is_alive(own.raw))):
+            # On the connection that took them: a pool may have no other, and a PQ that was closed has none.
+            await self._return_on(own, taking)
+            return
+        use = AsyncUse(self._pq)
+        try:
+            await self._return_on(await use.open(), taking)
         finally:
             await use.close()
+
+    async def _return_aside(self, taking: AsyncTaking) -> None:
+        """Another thread or task has a transaction on the only connection, and might wait for this one to end."""
+        source = await self._pq.source_aside()
+        session = AsyncSession(source)
+        try:
+            await source.acquire(session)
+            await self._return_on(session, taking)
+        finally:
+            await session.close()
+            await self._pq.close_aside(source)
+
+    async def _return_on(self, session: AsyncSession, taking: AsyncTaking) -> None:
+        for row in taking.left():
+            await self._return(session, taking, row)
 
     async def _return(self, session: AsyncSession, taking: AsyncTaking, row: Taken) -> None:
         calls, receipt = self._pq.calls, row.raw("receipt")
         if receipt is not None:
             await session.run(calls.release(row.queue, row.id, receipt), taking.going(row))
             return
+        reason = _BURIED % _KEY_TAKEN
         try:
-            await session.run(calls.put_again(row), taking.going(row))
+            if (await session.run(calls.put_again(row), taking.going(row))).is_new:
+                return
+        except ConnectionBusy:
+            raise
         except Error as failed:
             # The role may not put, or the queue has become full.
             if not await session.is_own():
                 raise
-            await session.run(calls.bury(row, _BURIED % failed), taking.going(row))
-            log.error("job %s of queue %r goes to the dead: %s", row.id, row.queue, _BURIED % failed)
+            reason = _BURIED % failed
+        await session.run(calls.bury(row, reason), taking.going(row))
+        log.error("job %s of queue %r goes to the dead: %s", row.id, row.queue, reason)
 
 
 def _tell(error: BaseException, what: str) -> None:

@@ -261,6 +261,10 @@ class PQ:
         """Whether the server is out of reach for those who wait."""
         return self._source.outage
 
+    def can_reconnect(self) -> bool:
+        """Whether who waits here and now may have another connection when his is lost."""
+        return self._source.can_reconnect and self._joined() is None
+
     def reconnect(self, error: BaseException, left: float) -> bool:
         """Pause before a call that waits for jobs tries again; False if it can't: then the error stands.
 
@@ -268,7 +272,7 @@ class PQ:
             error: by which it lost its connection, or got none.
             left: seconds until its time is over.
         """
-        if not self._source.can_reconnect or self._joined() is not None:
+        if not self.can_reconnect():
             return False
         self.check_open()
         pause = self.outage.begin(error)

@@ -310,7 +310,7 @@ class Consumer(ABC):
                 # In one line: see `_deliver`.
                 yield self.get(timeout=self.timeout)
             except ConnectionLost as error:
-                if isinstance(error, CommitUnknown) or not self._pq.outage.is_on:
+                if isinstance(error, CommitUnknown) or not self._pq.can_reconnect():
                     raise
                 yield None
 

@@ -374,8 +374,10 @@ class PoolSource(Source):
                 timeout = max(within, 0.01) if is_lost and within < math.inf else None
                 session._conn = self._pool.getconn(timeout)
             except psycopg.Error as error:
+                if self._pool.closed:  # for good, whatever the server does
+                    raise Closed("the pool given to PQ is closed") from error
                 raise translate(error, schema=self.schema, lost=is_lost) from error
-            if _is_alive(session._conn):
+            if is_alive(session._conn):
                 self.can_reconnect = True
                 return
             # After the server was away a pool may have as many dead connections as it has any.
@@ -431,7 +433,7 @@ class DialSource(Source):
             self._pid = os.getpid()
         while self._idle:
             session._conn = self._idle.pop()
-            if _is_alive(session._conn):
+            if is_alive(session._conn):
                 return
             session._conn.close()
         self._connect(session, within)
@@ -509,7 +511,7 @@ def _end(conn: Connection, execution: Execution) -> None:
             conn.close()
 
 
-def _is_alive(conn: Connection) -> bool:
+def is_alive(conn: Connection) -> bool:
     """Whether the server has not hung up on an idle connection. Asks the socket, not the server."""
     try:
         # The first reads the server's farewell, the second finds that the socket is at its end.

@@ -7,12 +7,10 @@ import logging
 import math
 from typing import TYPE_CHECKING, Any
 
-import psycopg
-
 from ..calls import Taken
-from ..errors import Error, TransactionAborted
+from ..errors import ConnectionBusy, Error, TransactionAborted
 from .listener import Listener
-from .session import Outcome, Session
+from .session import Outcome, Session, is_alive
 
 if TYPE_CHECKING:
     from .client import PQ
@@ -20,6 +18,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("pgq_py")
 
 _BURIED = "taken by a call that was interrupted before it had the job, and could not be put again: %s"
+_KEY_TAKEN = "another job with its dedupe_key is in the queue by now"
 
 
 class Taking:
@@ -50,8 +49,13 @@ class Taking:
         return [
             row
             for row in self.outcome.result()
-            if not any(outcome.is_done for outcome in self.gone.get((row.queue, row.id), ()))
+            if not any(_has_gone(outcome) for outcome in self.gone.get((row.queue, row.id), ()))
         ]
+
+
+def _has_gone(outcome: Outcome[Any]) -> bool:
+    # A put that found the job's dedupe_key in the queue has stored nothing.
+    return outcome.is_done and getattr(outcome.result(), "is_new", True)
 
 
 class Use:
@@ -113,10 +117,14 @@ class Use:
 
     def _let_go(self, error: BaseException) -> None:
         try:
-            self.close()
+            if self._listener is not None:
+                self._listener.stop()
         finally:
-            if self.taking is not None:
-                self._give_back(self.taking, error)
+            try:
+                if self.taking is not None:
+                    self._give_back(self.taking, error)
+            finally:
+                self.close()
 
     def _give_back(self, taking: Taking, error: BaseException) -> None:
         """Put again, or release. What was put again has a new id: the old one went with what took the job."""
@@ -124,32 +132,62 @@ class Use:
             _tell(error, "interrupted again before the server's answer: whether jobs were taken nobody knows")
         if not taking.left():
             return
-        use = Use(self._pq)
         try:
-            session = use.open()
-            for row in taking.left():
-                self._return(session, taking, row)
+            try:
+                self._return_all(taking)
+            except ConnectionBusy:
+                self._return_aside(taking)
         except TransactionAborted:
             pass  # its rollback gives them back
-        except (Error, psycopg.Error) as failed:
+        except Exception as failed:
             jobs = ", ".join(f"{row.id} of queue {row.queue!r}" for row in taking.left())
             _tell(error, f"taken, not delivered, and could not be given back: job {jobs} ({failed})")
+
+    def _return_all(self, taking: Taking) -> None:
+        own = self._own
+        if own is not None and (own.source.host is not None or (own.raw is not None and is_alive(own.raw))):
+            # On the connection that took them: a pool may have no other, and a PQ that was closed has none.
+            self._return_on(own, taking)
+            return
+        use = Use(self._pq)
+        try:
+            self._return_on(use.open(), taking)
         finally:
             use.close()
+
+    def _return_aside(self, taking: Taking) -> None:
+        """Another thread or task has a transaction on the only connection, and might wait for this one to end."""
+        source = self._pq.source_aside()
+        session = Session(source)
+        try:
+            source.acquire(session)
+            self._return_on(session, taking)
+        finally:
+            session.close()
+            self._pq.close_aside(source)
+
+    def _return_on(self, session: Session, taking: Taking) -> None:
+        for row in taking.left():
+            self._return(session, taking, row)
 
     def _return(self, session: Session, taking: Taking, row: Taken) -> None:
         calls, receipt = self._pq.calls, row.raw("receipt")
         if receipt is not None:
             session.run(calls.release(row.queue, row.id, receipt), taking.going(row))
             return
+        reason = _BURIED % _KEY_TAKEN
         try:
-            session.run(calls.put_again(row), taking.going(row))
+            if (session.run(calls.put_again(row), taking.going(row))).is_new:
+                return
+        except ConnectionBusy:
+            raise
         except Error as failed:
             # The role may not put, or the queue has become full.
             if not session.is_own():
                 raise
-            session.run(calls.bury(row, _BURIED % failed), taking.going(row))
-            log.error("job %s of queue %r goes to the dead: %s", row.id, row.queue, _BURIED % failed)
+            reason = _BURIED % failed
+        session.run(calls.bury(row, reason), taking.going(row))
+        log.error("job %s of queue %r goes to the dead: %s", row.id, row.queue, reason)
 
 
 def _tell(error: BaseException, what: str) -> None:
