@@ -49,7 +49,16 @@ begin
         union all
         select
             format('function %s belongs to role %I', p.oid::regprocedure, pg_get_userbyid(p.proowner)),
-            format('drop function %s', p.oid::regprocedure)
+            format(
+                case
+                    -- Whether it is ours, and was given away, can't be told.
+                    when p.proname ~ '^_?queue_'
+                        then 'alter function %s owner to %I if it is the queue''s, drop it if not'
+                    else 'drop function %s'
+                end,
+                p.oid::regprocedure,
+                pg_get_userbyid(v_owner)
+            )
         from pg_proc p
         where p.pronamespace = v_schema
             and p.proowner not in (select t.role from trusted t)
