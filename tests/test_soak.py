@@ -437,6 +437,7 @@ def undrained(story: Story) -> None:
     story.put("a", "leased", 10)
     story.state.jobs.append(("leased", 10, "a", "queue_dead"))
     story.state.stats["leased"].update(put=2, dead=1)
+    story.state.totals["leased"] = 1
 
 
 def leaked(story: Story) -> None:

@@ -35,7 +35,7 @@ class State:
     jobs: list[tuple[str, int, str | None, str]] = field(default_factory=list)
     # queue_stats: by queue, column by column.
     stats: dict[str, dict[str, Any]] = field(default_factory=dict)
-    # How many jobs there are by the queue's totals: those that were put and not taken for good.
+    # How many jobs there are by the queue's totals, the dead among them: put, and not taken for good.
     totals: dict[str, int] = field(default_factory=dict)
     # What is still open when all have left, and what amcheck says.
     leaks: list[str] = field(default_factory=list)
@@ -464,7 +464,7 @@ class Accounts:
 
     def stats_disagree(self) -> Iterator[Violation]:
         """The queue's own totals beside ours, wherever the ledgers know what they must be."""
-        there = Counter(queue for queue, _, _, where in self.state.jobs if where == "queue_job")
+        there = Counter(queue for queue, _, _, _ in self.state.jobs)
         for queue, jobs in self.state.totals.items():
             if jobs != there[queue]:
                 yield Violation("stats_disagree", f"{queue}: {jobs} jobs by the totals, and there are {there[queue]}")

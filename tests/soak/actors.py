@@ -580,7 +580,7 @@ class Keeper(Actor):
 
     def step(self) -> None:
         with self.ledger.operation("keep", by=self.id) as entry:
-            entry.note(corrected=self.pq.maintain()["correct totals"])
+            self.pq.maintain()
             entry.note(redriven=[self.pq[name].redrive() for name in self.part.queues])
             self.pq.stats()
             self.pq.health()

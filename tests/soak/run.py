@@ -155,12 +155,13 @@ def look(made: Stage) -> State:
 
 
 # The queue's own books, written in the transactions that put and end jobs; most rows have most columns null.
+# Without `moved`: from the queue to the dead and back, and by that queue_maintain corrects what does not fit.
 TOTALS = """
-    select t.queue, sum(coalesce(t.put, 0) - coalesce(t.taken, 0) + coalesce(t.failed, 0) + coalesce(t.moved, 0))::int
+    select t.queue, sum(coalesce(t.put, 0) - coalesce(t.taken, 0) + coalesce(t.failed, 0))::int
     from (
-        select queue, put, taken, failed, moved from queue_total
+        select queue, put, taken, failed from queue_total
         union all
-        select queue, put, taken, failed, moved from queue_tally
+        select queue, put, taken, failed from queue_tally
     ) t
     group by t.queue
 """
