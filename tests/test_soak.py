@@ -106,9 +106,8 @@ class Story:
     def tell(self, actor: str, do: str, began: float, ended: float, out: str = OK, **result: Any) -> int:
         """An operation; an unknown one has no second line."""
         self.ops += 1
-        asked = {
-            key: result.pop(key) for key in ("queue", "keys", "dedupe", "sale", "of", "count", "delay") if key in result
-        }
+        intents = ("queue", "keys", "dedupe", "sale", "of", "count", "delay", "block", "effect")
+        asked = {key: result.pop(key) for key in intents if key in result}
         if do not in ("lease", "get") and "jobs" in result:
             asked["jobs"] = result.pop("jobs")
         for line in ({"at": began, "do": do, **asked}, {"at": ended, "out": out, **result}):
@@ -165,6 +164,7 @@ def good_day() -> Story:
     story.got("f", 3)
     for queue in ("transactional", "leased", "fleeting"):
         zero = dict.fromkeys(("ready", "scheduled", "retrying", "leased", "dead"), 0)
+        story.state.totals[queue] = 0
         story.state.stats[queue] = {"put": 1, "completed": int(queue == "leased"), **zero}
     return story
 
@@ -208,6 +208,46 @@ def lost_after_the_only_open_get(story: Story) -> None:
     story.state.stats["fleeting"]["put"] = 2
 
 
+def lost_after_a_completion_that_was_void(story: Story) -> None:
+    """Nobody knows what came of it, but the next had the job, and gave it back."""
+    without(story, "complete")
+    story.of_lease("complete", _lease_of(story), "l", 2, 1.4, out=UNKNOWN)
+    of = story.lease("l", 2, 5, "lease 2#1")
+    story.of_lease("release", of, "l", 2, 5.2, "lease 2#1", done=True)
+    story.state.stats["leased"]["completed"] = 0
+
+
+def lost_without_the_effect_of_its_completion(story: Story) -> None:
+    without(story, "complete")
+    story.of_lease("complete", _lease_of(story), "l", 2, 1.4, out=UNKNOWN, block=True, effect=True)
+    story.state.stats["leased"]["completed"] = 0
+
+
+def lost_when_put_once_more_with_its_key(story: Story) -> None:
+    story.put("a", "transactional", 10, dedupe="a", out=UNKNOWN)
+    story.effect("a", 10, at=0.2)
+    story.put("a", "transactional", 11, at=0.5, dedupe="a")
+    story.state.stats["transactional"]["put"] = 3
+
+
+def lost_when_somebody_had_seen_it(story: Story) -> None:
+    story.put("a", "leased", 10, out=UNKNOWN)
+    story.of_lease("release", story.lease("a", 10, 1), "a", 10, 1.2, done=True)
+    story.state.stats["leased"]["put"] = 2
+
+
+def lost_when_its_row_is_there(story: Story) -> None:
+    story.put("a", "fleeting", 10, out=UNKNOWN, sale=True)
+    story.state.sales.add("a")
+
+
+def lost_by_the_server_while_a_get_is_open(story: Story) -> None:
+    story.tell("get 1#2", "get", 1, 2, UNKNOWN, queue="fleeting", count=1)
+    story.put("a", "fleeting", 10)
+    story.state.stats["fleeting"]["put"] = 2
+    story.state.totals["fleeting"] = 1
+
+
 def never_put(story: Story) -> None:
     story.effect("nobody", 10)
 
@@ -234,6 +274,16 @@ def put_twice_with_a_key_while_it_was_there(story: Story) -> None:
     story.state.stats["transactional"]["put"] = 3
 
 
+def put_twice_with_a_key_while_it_was_leased(story: Story) -> None:
+    story.put("a", "leased", 10, dedupe="a", out=UNKNOWN)
+    story.put("a", "leased", 11, at=0.5, dedupe="a")
+    for id, at in ((10, 0.2), (11, 1.5)):
+        of = story.lease("a", id, at)
+        story.of_lease("work", of, "a", id, at=at + 0.8)
+        story.of_lease("complete", of, "a", id, at=at + 1, done=True)
+    story.state.stats["leased"].update(put=3, completed=3)
+
+
 def early(story: Story) -> None:
     story.put("a", "transactional", 10, delay=1.5)
     story.effect("a", 10, at=1.4)
@@ -245,8 +295,19 @@ def the_row_alone(story: Story) -> None:
     story.state.sales.add("a")
 
 
+def the_row_of_a_put_that_failed(story: Story) -> None:
+    story.put("a", "transactional", 10, out=FAILED, sale=True)
+    story.state.sales.add("a")
+
+
 def the_job_alone(story: Story) -> None:
     story.state.sales.clear()
+
+
+def the_job_that_is_gone_alone(story: Story) -> None:
+    story.put("a", "fleeting", 10, sale=True)
+    story.got("a", 10)
+    story.state.stats["fleeting"]["put"] = 2
 
 
 def effect_twice(story: Story) -> None:
@@ -267,6 +328,17 @@ def completed_twice(story: Story) -> None:
     story.fault("kill worker", 1, 3, actors=["lease 1#1"])
     again(story)
     story.state.stats["leased"]["completed"] = 2
+
+
+def taken_after_its_effect(story: Story) -> None:
+    story.effect("t", 1, at=2, out=FAILED, stored=False)
+
+
+def leased_after_its_completion(story: Story) -> None:
+    """That the server was killed explains nothing: the completion was acknowledged."""
+    story.fault("kill server", 1, 3)
+    of = story.lease("l", 2, 5, "lease 2#1")
+    story.of_lease("complete", of, "l", 2, 5.4, "lease 2#1", out=UNKNOWN)
 
 
 def completed_while_another_has_it(story: Story) -> None:
@@ -291,6 +363,17 @@ def completed_in_a_block_after_the_lease(story: Story) -> None:
     story.tell("lease 1#1", "complete", 1.2, 4.3, of=of, jobs=[["leased", 2, "l"]])
 
 
+def failed_after_the_lease(story: Story) -> None:
+    without(story, "work", "complete")
+    story.fault("stop worker", 1.5, 4, actors=["lease 1#1"])
+    again(story, at=3.3)
+    story.of_lease("error", _lease_of(story), "l", 2, at=4.2, done=True)
+
+
+def extended_after_the_lease(story: Story) -> None:
+    story.of_lease("progress", _lease_of(story), "l", 2, at=4, done=True, lease=2)
+
+
 def _lease_of(story: Story) -> int:
     (op,) = (json.loads(line)["op"] for line in story.lines["lease 1#1"] if '"lease"' in line)
     return int(op)
@@ -304,6 +387,18 @@ def taken_while_leased(story: Story) -> None:
     without(story, "work", "complete")
     story.fault("kill worker", 1.2, 1.3, actors=["lease 1#1"])
     again(story, at=1.5)
+
+
+def taken_after_a_completion_that_failed(story: Story) -> None:
+    without(story, "complete")
+    story.of_lease("complete", _lease_of(story), "l", 2, 1.4, out=FAILED)
+    again(story, at=1.6)
+
+
+def taken_before_it_was_given_back(story: Story) -> None:
+    without(story, "work", "complete")
+    again(story, at=1.3)
+    story.of_lease("error", _lease_of(story), "l", 2, 1.9, out=UNKNOWN)
 
 
 def delivered_without_cause(story: Story) -> None:
@@ -342,6 +437,7 @@ def undrained(story: Story) -> None:
     story.put("a", "leased", 10)
     story.state.jobs.append(("leased", 10, "a", "queue_dead"))
     story.state.stats["leased"].update(put=2, dead=1)
+    story.state.totals["leased"] = 1
 
 
 def leaked(story: Story) -> None:
@@ -369,22 +465,37 @@ WRONG: dict[Callable[[Story], None], str] = {
     lost_leased: "lost",
     lost_fleeting: "lost",
     lost_after_the_only_open_get: "lost",
+    lost_after_a_completion_that_was_void: "lost",
+    lost_without_the_effect_of_its_completion: "lost",
+    lost_when_put_once_more_with_its_key: "lost",
+    lost_when_somebody_had_seen_it: "lost",
+    lost_when_its_row_is_there: "lost",
+    lost_by_the_server_while_a_get_is_open: "stats_disagree",
     never_put: "never_put",
     failed_but_there: "failed_but_there",
     put_twice: "put_twice",
     put_twice_with_a_key_while_it_was_there: "put_twice",
+    put_twice_with_a_key_while_it_was_leased: "put_twice",
     early: "early",
     the_row_alone: "torn",
+    the_row_of_a_put_that_failed: "torn",
     the_job_alone: "torn",
+    the_job_that_is_gone_alone: "torn",
     effect_twice: "effect_twice",
     effect_of_a_failed_transaction: "effect_against_ledger",
     effect_acknowledged_and_gone: "effect_against_ledger",
     completed_twice: "completed_twice",
+    taken_after_its_effect: "taken_when_done",
+    leased_after_its_completion: "taken_when_done",
     completed_while_another_has_it: "completed_outdated",
     completed_after_the_lease: "completed_outdated",
     completed_in_a_block_after_the_lease: "completed_outdated",
+    failed_after_the_lease: "completed_outdated",
+    extended_after_the_lease: "completed_outdated",
     not_worked_on: "not_worked_on",
     taken_while_leased: "taken_while_leased",
+    taken_after_a_completion_that_failed: "taken_while_leased",
+    taken_before_it_was_given_back: "taken_while_leased",
     delivered_without_cause: "delivered_without_cause",
     delivered_after_another_actors_fault: "delivered_without_cause",
     delivered_after_an_old_fault: "delivered_without_cause",
@@ -502,4 +613,13 @@ def test_who_was_stopped_before_it_could_write_of_its_lease_makes_no_completion_
     of = story.lease("l", 2, at=3.1, actor="lease 2#1")
     story.of_lease("work", of, "l", 2, 3.2, "lease 2#1")
     story.of_lease("complete", of, "l", 2, 3.8, "lease 2#1", done=True)
+    assert story.violations() == []
+
+
+def test_who_heard_late_of_a_job_that_another_has_done_meanwhile_had_it_before():
+    """The link was cut when the answer was on its way, and the server killed, so that the job was back."""
+    story = good_day()
+    story.fault("kill server", 0.8, 0.9)
+    story.fault("cut link", 0.7, 1.9, actors=["take 2#1"])
+    story.tell("take 2#1", "effect", 2, 2.1, FAILED, jobs=[["transactional", 1, "t"]])
     assert story.violations() == []

@@ -35,6 +35,8 @@ class State:
     jobs: list[tuple[str, int, str | None, str]] = field(default_factory=list)
     # queue_stats: by queue, column by column.
     stats: dict[str, dict[str, Any]] = field(default_factory=dict)
+    # How many jobs there are by the queue's totals, the dead among them: put, and not taken for good.
+    totals: dict[str, int] = field(default_factory=dict)
     # What is still open when all have left, and what amcheck says.
     leaks: list[str] = field(default_factory=list)
     damages: list[str] = field(default_factory=list)
@@ -133,8 +135,28 @@ class Accounts:
         if mode == "transactional":
             return job in self.effects
         if mode == "leased":
-            return any(may_be_done(operation) for operation in self.of(job, "complete"))
+            return any(self.may_be_completed(operation) for operation in self.of(job, "complete"))
         return bool(self.of(job, "get"))
+
+    @cached_property
+    def places(self) -> set[tuple[str, int]]:
+        """Where the effects come from that are there."""
+        return {place for places in self.effects.values() for place in places}
+
+    def is_surely_done(self, operation: Operation) -> bool:
+        """Acknowledged; or its outcome is unknown, but the effect of its transaction is there."""
+        return is_done(operation) or (
+            operation.out == UNKNOWN and has_effect(operation) and (operation.actor, operation.op) in self.places
+        )
+
+    def may_be_completed(self, completion: Operation) -> bool:
+        """With an unknown outcome it is not where its effect is missing, or where the job was leased once more."""
+        if completion.out != UNKNOWN or has_effect(completion):
+            return self.is_surely_done(completion)
+        lease = self.lease_of(completion)
+        return not any(
+            other.began > lease.ended for queue, id, _ in lease["jobs"] for other in self.of((queue, id), "lease")
+        )
 
     # The rules
 
@@ -148,6 +170,7 @@ class Accounts:
         "effect_twice",
         "effect_against_ledger",
         "completed_twice",
+        "taken_when_done",
         "completed_outdated",
         "not_worked_on",
         "taken_while_leased",
@@ -165,14 +188,18 @@ class Accounts:
             yield from getattr(self, rule)()
 
     def lost(self) -> Iterator[Violation]:
-        """A put was acknowledged, and the job is neither done nor there. A get with no answer may have taken one."""
+        """A job was put, and is neither done nor there. A get with no answer may have taken one."""
         missing = []
         for key, puts in self.puts.items():
-            if self.outcome(key) != OK or any(job in self.left or self.finished(job) for job in self.ids[key]):
+            if self.outcome(key) == FAILED:
                 continue
+            # Of those that were acknowledged, and those that somebody had.
+            gone = [job for job in self.ids[key] if job not in self.left and not self.finished(job)]
             if mode_of(puts[0]["queue"]) == "fleeting":
-                missing.append(key)
-            else:
+                # The row of the same transaction tells that the job was put.
+                is_told = not self.ids[key] and key in self.state.sales
+                missing += [key] * (len(gone) + is_told)
+            elif gone:
                 history = [operation for job in self.ids[key] for operation in self.by_job[job]]
                 yield Violation("lost", f"{key} in {puts[0]['queue']}", (*puts, *history))
         # Each such get may have taken as many as it asked for, of those that were put before it ended.
@@ -204,14 +231,14 @@ class Accounts:
                     yield Violation("failed_but_there", f"{key} is {job}", (*puts, *self.by_job[job]))
 
     def put_twice(self) -> Iterator[Violation]:
-        """A key is two jobs. With a dedupe key that may be, if the first had gone before the put was repeated."""
+        """A key is two jobs. With a dedupe key that may be, if the first may have gone before the put was repeated."""
         for key, jobs in self.ids.items():
             if len(jobs) < 2 or key not in self.puts:
                 continue
             puts = self.puts[key]
             *earlier, _ = sorted(jobs, key=lambda job: job[1])
             if all(put.get("dedupe") is not None for put in puts) and all(
-                any(may_be_done(had) and had.began < puts[-1].ended for had in self.by_job[job]) for job in earlier
+                any(may_be_done(had) and had.began < puts[-1].ended for had in self.of(job, *ENDS)) for job in earlier
             ):
                 self.figures["put again after it was done"] += 1
             else:
@@ -230,11 +257,15 @@ class Accounts:
     def torn(self) -> Iterator[Violation]:
         """A job and a row that were written in one transaction: one of them is there."""
         for key, puts in self.puts.items():
-            if puts[0].get("sale") and self.outcome(key) != FAILED and mode_of(puts[0]["queue"]) != "fleeting":
-                has_job = any(self.seen(job) for job in self.ids[key])
-                if has_job != (key in self.state.sales):
-                    which = "the job" if has_job else "the row"
-                    yield Violation("torn", f"{key}: {which} is there alone", tuple(puts))
+            if not puts[0].get("sale"):
+                continue
+            has_job, has_row = any(self.seen(job) for job in self.ids[key]), key in self.state.sales
+            if mode_of(puts[0]["queue"]) == "fleeting" and self.outcome(key) != FAILED:
+                # That nobody saw it means little here: see `lost`.
+                has_job = has_row or has_job or self.outcome(key) == OK
+            if has_job != has_row and not (has_job and self.outcome(key) == FAILED):
+                which = "the job" if has_job else "the row"
+                yield Violation("torn", f"{key}: {which} is there alone", tuple(puts))
 
     def effect_twice(self) -> Iterator[Violation]:
         for job, places in self.effects.items():
@@ -243,12 +274,11 @@ class Accounts:
 
     def effect_against_ledger(self) -> Iterator[Violation]:
         """The effect of a transaction that failed is there, or that of one that was acknowledged is not."""
-        found = {place for places in self.effects.values() for place in places}
         for place, operation in self.by_place.items():
-            if operation.do == "effect" or operation.get("effect"):
-                if operation.out == FAILED and place in found:
+            if has_effect(operation):
+                if operation.out == FAILED and place in self.places:
                     yield Violation("effect_against_ledger", "failed, but its effect is there", (operation,))
-                if operation.out == OK and place not in found:
+                if operation.out == OK and place not in self.places:
                     yield Violation("effect_against_ledger", "acknowledged, but has no effect", (operation,))
 
     def completed_twice(self) -> Iterator[Violation]:
@@ -256,10 +286,28 @@ class Accounts:
             if len(accepted := self.accepted(job)) > 1:
                 yield Violation("completed_twice", f"{job}", tuple(accepted))
 
-    def completed_outdated(self) -> Iterator[Violation]:
-        """Accepted from one whose lease had run out, or was given to another meanwhile."""
+    def taken_when_done(self) -> Iterator[Violation]:
+        """Handed over after somebody was told that it was done, and not done twice, which has a rule of its own."""
         for job in self.by_job:
-            for completion in self.accepted(job):
+            ends = [operation for operation in self.of(job, "effect", "complete") if self.is_surely_done(operation)]
+            if len(ends) == 1:
+                taken = [op for op in self.of(job, *TAKEN) if op.began > ends[0].ended and not self._heard_late(op)]
+                if taken:
+                    yield Violation("taken_when_done", f"{job}", (*ends, *taken))
+
+    def _heard_late(self, operation: Operation) -> bool:
+        """Whether it may have had the job long before: it, or its link, stood still. A lease says when it asked."""
+        return operation.do == "effect" and any(
+            operation.actor in fault.get("actors", ())
+            and fault.get("since", fault.began) < operation.began < fault.ended + ON_ITS_WAY
+            for fault in self.faults
+        )
+
+    def completed_outdated(self) -> Iterator[Violation]:
+        """A call was accepted from one whose lease had run out, or was given to another meanwhile."""
+        for job in self.by_job:
+            calls = self.of(job, "complete", "error", "release", "progress")
+            for completion in (call for call in calls if is_done(call)):
                 lease = self.lease_of(completion)
                 # By the server's order and by ours: whoever was stopped writes late, and has a lease of before.
                 later = [
@@ -270,7 +318,7 @@ class Accounts:
                 asked = self._asked(completion, lease)
                 if any(other.ended < asked for other in later):
                     yield Violation("completed_outdated", f"{job} was leased anew", (lease, *later, completion))
-                elif not completion.get("kept_alive") and self.until(lease) + SLACK < asked:
+                elif not completion.get("kept_alive") and self.until(lease, asked) + SLACK < asked:
                     yield Violation("completed_outdated", f"{job}: the lease had run out", (lease, completion))
 
     def _asked(self, completion: Operation, lease: Operation) -> float:
@@ -288,11 +336,11 @@ class Accounts:
     def lease_of(self, operation: Operation) -> Operation:
         return self.by_place[operation.actor, operation["of"]]
 
-    def until(self, lease: Operation) -> float:
-        """When it runs out, by what its holder knows."""
+    def until(self, lease: Operation, at: float = float("inf")) -> float:
+        """When it runs out, by what its holder knows before this time."""
         found: float = lease["until"]
         for operation in self.belonging_to(lease):
-            if operation.do == "progress" and is_done(operation):
+            if operation.do == "progress" and is_done(operation) and operation.began < at:
                 found = max(found, operation.began + operation["lease"])
         return found
 
@@ -326,15 +374,18 @@ class Accounts:
     def taken_while_leased(self) -> Iterator[Violation]:
         """Handed over while somebody had it, and had not given it back."""
         for job, earlier, later in self._leases_in_a_row():
-            if later.ended < self.until(earlier) - SLACK and not self.given_back(earlier):
+            if later.ended < self.until(earlier) - SLACK and not self.given_back(earlier, later.ended):
                 history = (earlier, *self.belonging_to(earlier), later)
                 yield Violation("taken_while_leased", f"{job}", history)
 
-    def given_back(self, lease: Operation) -> bool:
-        """By error, release or an exception; or that was tried, and nobody knows what came of it."""
+    def given_back(self, lease: Operation, before: float) -> bool:
+        """By error, release or an exception out of a block; or that was tried, and nobody knows what came of it."""
         return any(
-            (operation.do in ("error", "release") and may_be_done(operation))
-            or (operation.do == "complete" and operation.out != OK)
+            self._asked(operation, lease) < before
+            and (
+                (operation.do in ("error", "release") and may_be_done(operation))
+                or (bool(operation.get("block")) and operation.out != OK)
+            )
             for operation in self.belonging_to(lease)
         )
 
@@ -413,6 +464,10 @@ class Accounts:
 
     def stats_disagree(self) -> Iterator[Violation]:
         """The queue's own totals beside ours, wherever the ledgers know what they must be."""
+        there = Counter(queue for queue, _, _, _ in self.state.jobs)
+        for queue, jobs in self.state.totals.items():
+            if jobs != there[queue]:
+                yield Violation("stats_disagree", f"{queue}: {jobs} jobs by the totals, and there are {there[queue]}")
         for queue, stats in self.state.stats.items():
             for name, low, high in self._totals(queue):
                 if not low <= stats[name] <= high:
@@ -430,8 +485,9 @@ class Accounts:
         yield "put", there, there + open_ones
         if mode_of(queue) == "leased":
             completions = [operation for operation in self.by_place.values() if operation.do == "complete"]
-            done = sum(is_done(operation) for operation in completions)
-            yield "completed", done, done + sum(operation.out == UNKNOWN for operation in completions)
+            done = sum(self.is_surely_done(operation) for operation in completions)
+            open_completions = (o for o in completions if o.out == UNKNOWN and not has_effect(o))
+            yield "completed", done, done + sum(1 for _ in open_completions)
         if not any(name == queue for name, _, _, _ in self.state.jobs):
             for name in ("ready", "scheduled", "retrying", "leased", "dead"):
                 yield name, 0, 0
@@ -461,11 +517,18 @@ class Accounts:
 
 # How a job reaches somebody.
 TAKEN = ("effect", "lease", "get")
+# How a job leaves the queue.
+ENDS = ("effect", "complete", "get")
 
 
 def is_done(operation: Operation) -> bool:
     """Acknowledged; `done` is what a call that may be refused returned."""
     return operation.out == OK and operation.get("done") is not False
+
+
+def has_effect(operation: Operation) -> bool:
+    """Whether its transaction writes an effect into the database, which tells whether it was done."""
+    return operation.do == "effect" or bool(operation.get("effect"))
 
 
 def is_given_back(operation: Operation) -> bool:

@@ -447,13 +447,13 @@ class Leaser(Consumer):
         self.do()
 
     def complete_by_block(self, job: Job) -> None:
-        with self.ledger.operation("complete", **self.of), job:
+        with self.ledger.operation("complete", block=True, **self.of), job:
             self.do()
             if self.chance(0.05):
                 raise RolledBack
 
     def keep_alive(self, job: Job) -> None:
-        with self.ledger.operation("complete", kept_alive=True, **self.of), job, job.keep_alive(every=0.5):
+        with self.ledger.operation("complete", block=True, kept_alive=True, **self.of), job, job.keep_alive(every=0.5):
             self.do(1.2 * LEASE * self.dice.random())
 
     def error(self, job: Job) -> None:
@@ -471,7 +471,11 @@ class EffectLeaser(Leaser):
 
     def complete(self, job: Job) -> None:
         self.do()
-        with self.ledger.operation("complete", effect=True, **self.of) as entry, self.queue as cursor, job:
+        with (
+            self.ledger.operation("complete", block=True, effect=True, **self.of) as entry,
+            self.queue as cursor,
+            job,
+        ):
             for name, id, key in named(job):
                 cursor.execute(EFFECT, [name, id, key, self.id, entry.op])
             self.work(0.2)
@@ -559,7 +563,7 @@ class Tasks(Consumer):
         if job is None:
             return
         of: dict[str, Any] = {"of": entry.op, "jobs": named(job)}
-        with self.ledger.operation("complete", kept_alive=True, **of):
+        with self.ledger.operation("complete", block=True, kept_alive=True, **of):
             async with job, job.keep_alive(every=0.5):
                 with self.ledger.operation("work", **of):
                     await asyncio.sleep(0.02 * self.dice.random())

@@ -74,6 +74,7 @@ def soak(version: str, programs: Path, seed: int, plan: Plan, plant: str | None 
     accounts = Accounts(read_folder(folder), state, plan.late)
     violations = list(accounts.violations())
     result = Result(version, seed, monotonic() - began, plant, violations, accounts.summary(), absent, folder)
+    (folder / "state.json").write_text(json.dumps(asdict(state), default=str))
     (folder / "violations").write_text("\n".join(map(str, violations)) + "\n")
     if not violations:
         shutil.rmtree(folder)
@@ -147,11 +148,23 @@ def look(made: Stage) -> State:
         with PQ(conn) as pq:
             for stats in pq.stats():
                 state.stats[stats.queue] = asdict(stats)
+        state.totals = dict(conn.execute(TOTALS).fetchall())
         state.leaks = list(leaks(conn))
         state.damages = list(damages(conn))
     return state
 
 
+# The queue's own books, written in the transactions that put and end jobs; most rows have most columns null.
+# Without `moved`: from the queue to the dead and back, and by that queue_maintain corrects what does not fit.
+TOTALS = """
+    select t.queue, sum(coalesce(t.put, 0) - coalesce(t.taken, 0) + coalesce(t.failed, 0))::int
+    from (
+        select queue, put, taken, failed from queue_total
+        union all
+        select queue, put, taken, failed from queue_tally
+    ) t
+    group by t.queue
+"""
 OPEN = """
     select 'backend', format('%s %s: %s', pid, application_name, state) from pg_stat_activity
     where backend_type = 'client backend' and pid <> pg_backend_pid()
