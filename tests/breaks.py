@@ -242,8 +242,8 @@ BREAKS = [
         12,
         "a wait ends with the connection",
         "pgq_py/_async/client.py",
-        "if not self._source.can_reconnect or self._joined() is not None:",
-        "if True:",
+        "return self._source.can_reconnect and self._joined() is None",
+        "return False",
         "tests/test_py_links.py -k killed_and_restarted",
     ),
     Break(
