@@ -278,18 +278,10 @@ def test_the_tests_that_the_page_on_security_names_are_there() -> None:
         ), name
 
 
-@pytest.mark.parametrize(
-    "page",
-    [
-        "README.md",
-        "CONTRIBUTING.md",
-        "docs/coming-from.md",
-        "docs/security.md",
-        "docs/limits.md",
-        "docs/faults.md",
-        "docs/design/README.md",
-    ],
-)
+PAGES = ["README.md", "CONTRIBUTING.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page: str) -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", (ROOT / page).read_text()):
         assert (ROOT / page).parent.joinpath(target).exists(), target
