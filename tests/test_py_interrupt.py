@@ -66,9 +66,9 @@ def unlooked(code: CodeType) -> set[int]:
 
 
 def is_swallowed(frame: FrameType | None) -> bool:
-    """Whether it is in what runs when the loop over `listen` has dropped it: Python passes on nothing from there."""
+    """Whether it is in what runs when something was dropped (a loop, a connection): Python passes nothing on there."""
     while frame is not None:
-        if frame.f_code.co_qualname == "_Current.abandon":
+        if frame.f_code.co_qualname == "_Current.abandon" or frame.f_code.co_name == "__del__":
             return True
         frame = frame.f_back
     return False
@@ -419,7 +419,7 @@ class Scene:
     async def _await_ends(self) -> None:
         """Connections that were closed: until their sessions have ended."""
         until = monotonic() + PATIENCE
-        while self._open_transactions() and monotonic() < until:
+        while self._held() and monotonic() < until:
             await asyncio.sleep(0.002) if not self.world.is_sync else None
 
     def _open_transactions(self) -> list[Any]:

@@ -12,6 +12,7 @@ from time import monotonic, sleep
 from typing import Any
 
 import psycopg
+import psycopg_pool
 import pytest
 from conftest import FOUND
 from links import Link, restart_after_crash, side_by_side
@@ -221,7 +222,7 @@ async def test_a_pool_that_is_closed_while_the_server_is_away_ends_a_wait(own_wo
     try:
         await told.until("lost the connection")
         await pool.close()
-        with pytest.raises(errors.Closed):
+        with pytest.raises(psycopg_pool.PoolClosed):
             await asyncio.wait_for(waiting, PATIENCE)
     finally:
         own_server.start()

@@ -19,7 +19,7 @@ Connection = psycopg.Connection[Any]
 CONVERTED = "42804"
 # 00000, VOLATILE that could be STABLE: a stable function reads with the snapshot of the statement that calls it, and
 # these must see what was committed since then. What _queue_align executes, which can't be looked into, writes.
-VOLATILE = {"_queue_align", "_queue_find", "_queue_names", "queue_rights"}
+VOLATILE = {"_queue_align", "_queue_find", "_queue_names"}
 
 FINDINGS = """
     select p.proname::text, c.sqlstate, c.lineno, c.level, c.message

@@ -374,9 +374,8 @@ class PoolSource(Source):
                 timeout = max(within, 0.01) if is_lost and within < math.inf else None
                 session._conn = self._pool.getconn(timeout)
             except psycopg.Error as error:
-                if self._pool.closed:  # for good, whatever the server does
-                    raise Closed("the pool given to PQ is closed") from error
-                raise translate(error, schema=self.schema, lost=is_lost) from error
+                # A pool that was closed stays so, whatever the server does.
+                raise translate(error, schema=self.schema, lost=is_lost and not self._pool.closed) from error
             if is_alive(session._conn):
                 self.can_reconnect = True
                 return
