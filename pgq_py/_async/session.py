@@ -6,6 +6,7 @@ import logging
 import math
 import os
 from contextlib import nullcontext
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import psycopg
@@ -368,11 +369,15 @@ class AsyncPoolSource(AsyncSource):
         """
         if os.getpid() != self._pid:
             raise Forked("this pool belongs to the parent process: open one, and a PQ, in the child")
+        until, was_on = monotonic() + within, self.outage.is_on
         while True:
             try:
-                timeout = max(within, 0.01) if is_lost and within < math.inf else None
+                timeout = max(until - monotonic(), 0.01) if is_lost and within < math.inf else None
                 session._conn = await self._pool.getconn(timeout)
             except psycopg.Error as error:
+                if was_on and not self.outage.is_on:
+                    was_on = False  # others have connections already: this is no outage of its own
+                    continue
                 # A pool that was closed stays so, whatever the server does.
                 raise translate(error, schema=self.schema, lost=is_lost and not self._pool.closed) from error
             if is_alive(session._conn):
