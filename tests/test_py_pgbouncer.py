@@ -52,8 +52,9 @@ class Pooler:
         # It refuses root, as PostgreSQL does.
         if server.identity:
             shutil.chown(folder, server.identity["user"])
-            for parent in folder.parents[:3]:
-                parent.chmod(parent.stat().st_mode | 0o011)
+            for parent in folder.parents:
+                if not parent.stat().st_mode & 0o001:
+                    parent.chmod(parent.stat().st_mode | 0o011)
         self.address = {"host": "127.0.0.1", "port": str(port)}
         self._log = (folder / "log").open("w+")
         self._process = subprocess.Popen(
