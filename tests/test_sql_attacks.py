@@ -308,10 +308,10 @@ def test_default_privileges_open_no_table_of_a_migration(conn, database, roles):
     assert value(conn, "select queue_grant('apples', 'anon', 'put')")
 
 
+# Before 16 members can always take the role on.
+@pytest.mark.since(16)
 def test_a_member_that_can_do_nothing_as_the_owner_is_a_stranger(conn, mallory, roles):
     roles.make("keeper")
-    if conn.info.server_version < 160000:
-        pytest.skip("members can always take the role on")
     conn.execute("grant keeper to mallory with inherit false, set false; create schema kept authorization keeper")
     with conn.transaction():
         conn.execute("set local role keeper; set local search_path to kept, pg_temp")
