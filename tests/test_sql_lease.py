@@ -1130,6 +1130,14 @@ def test_each_job_gets_its_own_message(conn):
     ]
 
 
+@pytest.mark.parametrize("messages", ["[5:8]={a, b, c, d}", "{{a, b}, {c, d}}"])
+def test_messages_in_an_array_of_any_shape_are_in_its_order(conn, messages):
+    ids, receipts = leased(conn, 4)
+    query = "select done from queue_error_many('apples', %s, %s, %s)"
+    assert column(conn, query, ids, receipts, messages) == [True] * 4
+    assert column(conn, "select last_error from queue_job order by id") == ["a", "b", "c", "d"]
+
+
 def test_many_are_buried_at_once(conn):
     ids, receipts = leased(conn, 3)
     query = "select done from queue_error_many('apples', %s, %s, '{a, b, c}', bury => true)"

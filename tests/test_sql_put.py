@@ -132,6 +132,31 @@ def test_put_many_with_keys_takes_text_and_bytes(conn):
     assert rows == [(None, "", None), (None, "é", None), (None, None, b"\x00")]
 
 
+@pytest.mark.parametrize("keys", ["null", "'{{a, b}, {c, d}}'", "'[5:8]={a, b, c, d}'"])
+@pytest.mark.parametrize(
+    ("kind", "shape"),
+    [
+        ("data", "{{1, 2}, {3, 4}}"),
+        ("data_text", "{{1, 2}, {3, 4}}"),
+        ("data_bytes", "{{1, 2}, {3, 4}}"),
+        ("data_text", "[0:1][-1:0]={{1, 2}, {3, 4}}"),
+        ("data_bytes", "[3:6]={1, 2, 3, 4}"),
+    ],
+)
+def test_an_array_of_any_shape_is_a_list_of_its_elements(conn, keys, kind, shape):
+    ids = column(conn, f"select id from queue_put_many('apples', {kind} => '{shape}', dedupe_keys => {keys})")
+    assert ids == sorted(ids)
+    rows = conn.execute(f"select id, convert_from({kind}::text::bytea, 'utf8') from queue_get('apples', 5)").fetchall()
+    assert rows == list(zip(ids, ["1", "2", "3", "4"], strict=True))
+
+
+@pytest.mark.parametrize("kind", ["data_text", "data_bytes"])
+@pytest.mark.parametrize("shape", ["{1, null}", "{null}", "{{1, 2}, {3, null}}", "[5:6]={null, 1}"])
+def test_a_null_that_is_no_json_is_refused(conn, kind, shape):
+    refused(conn, "22004", f"select queue_put_many('apples', {kind} => '{shape}')", hint=True)
+    assert stored(conn) == 0
+
+
 @pytest.mark.parametrize("keys", ["null", "array['a', null]"])
 def test_a_null_element_is_the_null_of_json(conn, keys):
     conn.execute(f"select queue_put_many('apples', array[null, '1']::jsonb[], dedupe_keys => {keys})")

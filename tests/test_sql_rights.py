@@ -532,6 +532,19 @@ def test_a_role_with_rights_cannot_be_dropped_and_one_without_can(conn, roles):
     conn.execute("drop role web")
 
 
+@pytest.mark.parametrize("revoke", ["queue_revoke('apples', 'web')", "queue_revoke_all('web')"])
+def test_what_a_role_has_granted_on_goes_with_its_last_right(conn, roles, revoke):
+    """Somebody gave it the grant option by hand. Who has the right from the owner keeps it."""
+    roles.make("web", "third", "other")
+    conn.execute("select queue_grant('apples', r, 'put') from unnest('{web, other}'::text[]) as r")
+    conn.execute("grant execute on function queue_put to web with grant option")
+    roles.connect("web").execute("grant execute on function queue_put to third, other")
+    assert value(conn, f"select {revoke}") is True
+    refused(roles.connect("third"), "42501", "select queue_put('apples', '1')")
+    roles.connect("other").execute("select queue_put('apples', '1')")
+    conn.execute("drop role web; drop role third")
+
+
 def test_in_a_schema_of_its_own_a_role_is_dropped_when_it_may_not_use_the_schema_either(conn, roles):
     roles.make("app", "web")
     installed_by(conn, "app", "Billing queue")

@@ -291,7 +291,8 @@ begin
         if v_change.is_new then
             execute format('grant execute on function %I.%I to %I', v_schema, v_change.name, v_change.role);
         else
-            execute format('revoke execute on function %I.%I from %I', v_schema, v_change.name, v_change.role);
+            -- With what the role has granted on, where somebody gave it the grant option by hand.
+            execute format('revoke execute on function %I.%I from %I cascade', v_schema, v_change.name, v_change.role);
         end if;
         v_changes := v_changes + 1;
     end loop;
@@ -3002,13 +3003,13 @@ begin
     -- In the order of the ids: two calls that share jobs wait for each other, and don't lock
     -- each other out.
     for v_job in
-        select u.id, u.receipt, u.n
-        from unnest(ids, receipts) with ordinality as u (id, receipt, n)
+        select u.id, u.receipt, u.message, u.n
+        from unnest(ids, receipts, messages) with ordinality as u (id, receipt, message, n)
         order by u.id
     loop
         v_done[v_job.n] := v_job.receipt is not null
             and queue_error(
-                queue_error_many.queue, v_job.id, v_job.receipt, messages[v_job.n],
+                queue_error_many.queue, v_job.id, v_job.receipt, v_job.message,
                 queue_error_many.retry_in, queue_error_many.bury
             );
     end loop;
@@ -5099,6 +5100,7 @@ declare
     v_ids bigint[];
     v_inserted bigint := 0;
     v_bytes integer;
+    v_nulls bigint;
 begin
     if octet_length(queue_put_many.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_put_many.queue);
@@ -5111,14 +5113,6 @@ begin
             errcode = 'invalid_parameter_value',
             message = 'more than one of data, data_text and data_bytes is given',
             hint = 'A job holds one of the three; put jobs of different kinds in different calls.';
-    end if;
-    if array_position(queue_put_many.data_text, null) is not null
-        or array_position(queue_put_many.data_bytes, null) is not null
-    then
-        raise exception using
-            errcode = 'null_value_not_allowed',
-            message = 'an element of data_text or data_bytes is null',
-            hint = 'Only JSON has a null to store; leave the element out, or put it as JSON.';
     end if;
     if cardinality(queue_put_many.dedupe_keys) <> v_size then
         raise exception using
@@ -5149,10 +5143,18 @@ begin
     if v_bytes > 1024 then
         perform _queue_refuse_length('dedupe_key', v_bytes, 1024);
     end if;
-    v_bytes := (
-        select max(coalesce(octet_length(u.data_text), octet_length(u.data_bytes)))
-        from unnest(queue_put_many.data_text, queue_put_many.data_bytes) as u (data_text, data_bytes)
-    );
+    -- Not by array_position, which an array of more dimensions than one is an error for.
+    select
+        max(coalesce(octet_length(u.data_text), octet_length(u.data_bytes))),
+        count(*) - count(u.data_text) - count(u.data_bytes)
+    into v_bytes, v_nulls
+    from unnest(queue_put_many.data_text, queue_put_many.data_bytes) as u (data_text, data_bytes);
+    if v_nulls > 0 then
+        raise exception using
+            errcode = 'null_value_not_allowed',
+            message = 'an element of data_text or data_bytes is null',
+            hint = 'Only JSON has a null to store; leave the element out, or put it as JSON.';
+    end if;
     if v_bytes > 268435455 then
         perform _queue_refuse_data(v_bytes);
     end if;
@@ -5275,6 +5277,7 @@ Put many jobs into a queue at once, in one statement: all of them or none.
 **data**: one JSON value for each job; a null element is JSON's null.
 **dedupe_keys**: one key for each job, as in `queue_put`; a null element is no key.
 **data_text**, **data_bytes**: text or bytes instead of JSON; no element may be null.
+An array of more dimensions than one is a list of its elements.
 
 The other arguments are those of `queue_put` and hold for every job of the batch.
 
@@ -5572,8 +5575,9 @@ member of another: then a warning says so.
 **queue**, **role**: as in `queue_grant`.
 **privilege**: as there; by default all that the role was given on this queue.
 
-With its last right the role loses EXECUTE, too. USAGE on the schema stays: who gave it can't be
-told. It holds for calls that begin after the caller's transaction has committed; a transaction
+With the last right that needs it the role loses EXECUTE on a function, too, and so does whoever has
+that from the role, if somebody let it grant that on. USAGE on the schema stays: who gave it can't
+be told. It holds for calls that begin after the caller's transaction has committed; a transaction
 above READ COMMITTED goes on with the rights that there were when it began.
 
 Returns true if there was a right to take.

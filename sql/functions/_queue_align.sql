@@ -45,7 +45,8 @@ begin
         if v_change.is_new then
             execute format('grant execute on function %I.%I to %I', v_schema, v_change.name, v_change.role);
         else
-            execute format('revoke execute on function %I.%I from %I', v_schema, v_change.name, v_change.role);
+            -- With what the role has granted on, where somebody gave it the grant option by hand.
+            execute format('revoke execute on function %I.%I from %I cascade', v_schema, v_change.name, v_change.role);
         end if;
         v_changes := v_changes + 1;
     end loop;

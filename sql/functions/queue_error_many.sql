@@ -37,13 +37,13 @@ begin
     -- In the order of the ids: two calls that share jobs wait for each other, and don't lock
     -- each other out.
     for v_job in
-        select u.id, u.receipt, u.n
-        from unnest(ids, receipts) with ordinality as u (id, receipt, n)
+        select u.id, u.receipt, u.message, u.n
+        from unnest(ids, receipts, messages) with ordinality as u (id, receipt, message, n)
         order by u.id
     loop
         v_done[v_job.n] := v_job.receipt is not null
             and queue_error(
-                queue_error_many.queue, v_job.id, v_job.receipt, messages[v_job.n],
+                queue_error_many.queue, v_job.id, v_job.receipt, v_job.message,
                 queue_error_many.retry_in, queue_error_many.bury
             );
     end loop;

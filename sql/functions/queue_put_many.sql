@@ -32,6 +32,7 @@ declare
     v_ids bigint[];
     v_inserted bigint := 0;
     v_bytes integer;
+    v_nulls bigint;
 begin
     if octet_length(queue_put_many.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_put_many.queue);
@@ -44,14 +45,6 @@ begin
             errcode = 'invalid_parameter_value',
             message = 'more than one of data, data_text and data_bytes is given',
             hint = 'A job holds one of the three; put jobs of different kinds in different calls.';
-    end if;
-    if array_position(queue_put_many.data_text, null) is not null
-        or array_position(queue_put_many.data_bytes, null) is not null
-    then
-        raise exception using
-            errcode = 'null_value_not_allowed',
-            message = 'an element of data_text or data_bytes is null',
-            hint = 'Only JSON has a null to store; leave the element out, or put it as JSON.';
     end if;
     if cardinality(queue_put_many.dedupe_keys) <> v_size then
         raise exception using
@@ -82,10 +75,18 @@ begin
     if v_bytes > 1024 then
         perform _queue_refuse_length('dedupe_key', v_bytes, 1024);
     end if;
-    v_bytes := (
-        select max(coalesce(octet_length(u.data_text), octet_length(u.data_bytes)))
-        from unnest(queue_put_many.data_text, queue_put_many.data_bytes) as u (data_text, data_bytes)
-    );
+    -- Not by array_position, which an array of more dimensions than one is an error for.
+    select
+        max(coalesce(octet_length(u.data_text), octet_length(u.data_bytes))),
+        count(*) - count(u.data_text) - count(u.data_bytes)
+    into v_bytes, v_nulls
+    from unnest(queue_put_many.data_text, queue_put_many.data_bytes) as u (data_text, data_bytes);
+    if v_nulls > 0 then
+        raise exception using
+            errcode = 'null_value_not_allowed',
+            message = 'an element of data_text or data_bytes is null',
+            hint = 'Only JSON has a null to store; leave the element out, or put it as JSON.';
+    end if;
     if v_bytes > 268435455 then
         perform _queue_refuse_data(v_bytes);
     end if;
@@ -208,6 +209,7 @@ Put many jobs into a queue at once, in one statement: all of them or none.
 **data**: one JSON value for each job; a null element is JSON's null.
 **dedupe_keys**: one key for each job, as in `queue_put`; a null element is no key.
 **data_text**, **data_bytes**: text or bytes instead of JSON; no element may be null.
+An array of more dimensions than one is a list of its elements.
 
 The other arguments are those of `queue_put` and hold for every job of the batch.
 

@@ -27,8 +27,9 @@ member of another: then a warning says so.
 **queue**, **role**: as in `queue_grant`.
 **privilege**: as there; by default all that the role was given on this queue.
 
-With its last right the role loses EXECUTE, too. USAGE on the schema stays: who gave it can't be
-told. It holds for calls that begin after the caller's transaction has committed; a transaction
+With the last right that needs it the role loses EXECUTE on a function, too, and so does whoever has
+that from the role, if somebody let it grant that on. USAGE on the schema stays: who gave it can't
+be told. It holds for calls that begin after the caller's transaction has committed; a transaction
 above READ COMMITTED goes on with the rights that there were when it began.
 
 Returns true if there was a right to take.
