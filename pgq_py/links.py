@@ -38,6 +38,9 @@ a switch that restarts for a cut. A server that does not answer at all is given 
 RETRY_FIRST, RETRY_LAST = 0.05, 2.0
 # How often a log is reminded that there is no connection yet.
 REMIND = 60.0
+# When nobody has tried to connect for so long, the next failure is an outage of its own. Longer than a try may take: a
+# pool waits for 30 s by default, an address for 10 s for each of the server's.
+FORGET = 600.0
 
 
 def with_keepalives(address: str | Mapping[str, Any]) -> dict[str, Any]:
@@ -56,30 +59,47 @@ def with_keepalives(address: str | Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Outage:
-    """Whether the server is out of reach, for all who wait on one PQ: the log hears of it once."""
+    """Whether the server is out of reach, for all who use one PQ. Of each outage the log hears once, and of its end.
+
+    It begins when somebody who waits for jobs loses a connection, and ends when anybody has one that works, whether
+    he waits or not. Who gives up meanwhile ends nothing: the server is still away, for all that is known.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._since: float | None = None
-        self._told = 0.0
+        self._tried = 0.0
+        # When the log last heard of it; None: not yet.
+        self._told: float | None = None
         self._first = RETRY_FIRST
-        self._over = -RETRY_LAST
+        self._ended = -RETRY_LAST
+        self.over = 0
+        """How many are over."""
 
     @property
     def is_on(self) -> bool:
         """Whether a connection was lost, and none that works was found since."""
         return self._since is not None
 
-    def begin(self, error: BaseException) -> float:
-        """A connection was lost, or could not be had; gives how long to pause before the next."""
+    def begin(self, error: BaseException, over: int) -> float:
+        """A connection was lost, or could not be had; gives how long to pause before the next.
+
+        Args:
+            error: what happened.
+            over: how many outages were over when it last worked, or was asked for. If one has ended since, this may
+                have happened in that one and be noticed late: the log hears of it if the next try fails, too.
+        """
         now, tell = monotonic(), ""
         with self._lock:
-            if self._since is None:
+            if self._since is None or now - self._tried > FORGET:
                 # A connection that worked for a moment only is no reason to hurry.
-                self._first = RETRY_LAST if now - self._over < RETRY_LAST else RETRY_FIRST
-                self._since = self._told = now
+                self._first = RETRY_LAST if now - self._ended < RETRY_LAST else RETRY_FIRST
+                self._since, self._told = now, None
+            self._tried = now
+            if self._told is None and over == self.over:
+                self._told = now
                 tell = "lost the connection to PostgreSQL while waiting for jobs; trying to connect"
-            elif now - self._told > REMIND:
+            elif self._told is not None and now - self._told > REMIND:
                 self._told = now
                 tell = f"no connection to PostgreSQL for {now - self._since:.0f} s; trying on"
             pause = jitter(min(RETRY_LAST, max(self._first, now - self._since)))
@@ -90,10 +110,12 @@ class Outage:
 
     def end(self) -> None:
         """There is a connection that works."""
-        if self._since is None:
-            return
         with self._lock:
-            since, self._since = self._since, None
-            self._over = now = monotonic()
-        if since is not None:
-            log.warning("connected to PostgreSQL again, after %.1f s", now - since)
+            if self._since is None:
+                return
+            since, told, self._ended = self._since, self._told, monotonic()
+            self._since = self._told = None
+            self.over += 1
+            lasted = self._ended - since
+        if told is not None:
+            log.warning("connected to PostgreSQL again, after %.1f s", lasted)

@@ -467,9 +467,9 @@ BREAKS = [
     Break(
         31,
         "close leaves who waits asleep",
-        "pgq_py/_async/client.py",
-        "        self._closed = True",
-        "        pass",
+        "pgq_py/_async/session.py",
+        "        if self.is_closed:\n            raise",
+        "        if False:\n            raise",
         "tests/test_py_waking.py -k close_ends",
     ),
     Break(

@@ -8,6 +8,7 @@ import os
 import socket
 import threading
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
@@ -15,7 +16,7 @@ import psycopg
 import psycopg_pool
 import pytest
 from conftest import FOUND
-from links import Link, restart_after_crash, side_by_side
+from links import Link, restart_after_crash, side_by_side, until
 from servers import Server
 from worlds import PATIENCE, World, plain
 
@@ -228,6 +229,77 @@ async def test_a_pool_that_is_closed_while_the_server_is_away_ends_a_wait(own_wo
         own_server.start()
 
 
+async def test_a_pq_that_is_closed_while_its_pool_has_no_connection_ends_a_wait(own_world, own_server, sleepers, told):
+    """The pool stays open, and would wait for ten minutes."""
+    pool = await own_world.pool(min_size=1, max_size=1, timeout=600)
+    pq = own_world.pq(pool=pool)
+    waiting = side_by_side(own_world, get, pq["apples"])
+    await asyncio.to_thread(sleepers.wait)
+    own_server.stop("immediate")
+    try:
+        await told.until("lost the connection")
+        await until(lambda: plain(pool).get_stats()["requests_waiting"] == 1)
+        await pq.close()
+        with pytest.raises(errors.Closed):
+            await asyncio.wait_for(waiting, PATIENCE)
+    finally:
+        own_server.start()
+
+
+async def give_up(queue: Any) -> None:
+    """Wait for too short a time."""
+    with pytest.raises(errors.ConnectionLost):
+        await queue.get(timeout=0.3)
+
+
+async def put(queue: Any) -> None:
+    await queue.put(1)
+
+
+async def put_in_a_transaction(queue: Any) -> None:
+    async with queue:
+        await queue.put(1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "come_back"), [("address", put), ("pool", put), ("pool", put_in_a_transaction)], ids=["1", "2", "3"]
+)
+async def test_an_outage_that_nobody_waits_out_is_over_when_anybody_gets_through(
+    own_world, own_server, told, kind, come_back
+):
+    """And so the next one is told again."""
+    queue = (await own_world.way(kind))["apples"]
+    await come_back(queue)
+    for n in (1, 2):
+        await queue.clear()
+        own_server.stop("immediate")
+        try:
+            await give_up(queue)
+            await give_up(queue)
+        finally:
+            own_server.start()
+        await come_back(queue)
+        assert told.texts == ["lost the connection", "connected"] * n
+
+
+async def test_an_outage_in_which_who_waits_is_cancelled_is_over_when_anybody_gets_through(own_server, sleepers, told):
+    world = World("async", own_server.dsn())
+    queue = (await world.way("pool"))["apples"]
+    waiting = asyncio.ensure_future(queue.get())
+    await asyncio.to_thread(sleepers.wait)
+    own_server.stop("immediate")
+    try:
+        await told.until("lost the connection")
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+    finally:
+        own_server.start()
+    await queue.put(1)
+    assert told.texts == ["lost the connection", "connected"]
+    await world.close()
+
+
 async def test_who_iterates_in_a_transaction_hears_that_it_is_lost_though_others_reconnect(world, conn):
     pq = world.pq()
     queue = pq["apples"]
@@ -237,7 +309,7 @@ async def test_who_iterates_in_a_transaction_hears_that_it_is_lost_though_others
         async with queue:
             await queue.count()
             conn.execute(KILL_OTHERS)
-            plain(pq).outage.begin(OSError("another's connection was lost"))
+            plain(pq).outage.begin(OSError("another's connection was lost"), 0)
             async for job in queue:
                 assert job is not None, "it would get None again and again, without a pause"
 
@@ -297,6 +369,38 @@ async def test_a_link_that_is_cut_is_noticed_in_time_and_replaced(world, link, s
     conn.execute("select queue_put('apples', '2')")
     assert await asyncio.wait_for(waiting, PATIENCE) == 2
     await there.close()
+
+
+def is_connecting(port: str) -> bool:
+    """Whether somebody here has asked this port for a connection, and has no answer yet (SYN_SENT)."""
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return any(line[2].endswith(f":{int(port):04X}") and line[3] == "02" for line in lines)
+
+
+async def test_a_pq_that_is_closed_while_it_connects_ends_a_wait(world, link, sleepers, told):
+    """To a server that does not answer, for ten minutes."""
+    numbers = SHORT | {"connect_timeout": 600, "tcp_user_timeout": 0}  # which would end it, too
+    pq = world.pq(psycopg.conninfo.make_conninfo(world.dsn, **link.address, **numbers))
+    waiting = side_by_side(world, get, pq["apples"])
+    await asyncio.to_thread(sleepers.wait)
+    link.cut()
+    await told.until("lost the connection")
+    await until(lambda: is_connecting(link.address["port"]))
+    await pq.close()
+    with pytest.raises(errors.Closed):
+        await asyncio.wait_for(waiting, PATIENCE)
+    assert not is_connecting(link.address["port"])
+
+
+async def test_a_pq_that_is_closed_before_a_cut_is_noticed_ends_a_wait(world, link, sleepers):
+    """Without a last word to the server, which would be waited for a quarter of an hour."""
+    pq = world.pq(psycopg.conninfo.make_conninfo(world.dsn, **link.address, tcp_user_timeout=0, keepalives=0))
+    waiting = side_by_side(world, get, pq["apples"])
+    await asyncio.to_thread(sleepers.wait)
+    link.cut()
+    await pq.close()
+    with pytest.raises(errors.Closed):
+        await asyncio.wait_for(waiting, PATIENCE)
 
 
 async def test_a_look_into_a_queue_that_nobody_answers_leaves_no_doubt(world, link, sleepers, conn, told, monkeypatch):
@@ -452,6 +556,56 @@ async def test_a_job_that_was_on_its_way_under_a_lease_or_in_a_transaction_comes
     assert await asyncio.wait_for(waiting, PATIENCE) == 1
 
 
+async def take_all(queue: Any, verb: str, **options: Any) -> list[Any]:
+    return await (queue.get_many(9, **options) if verb == "get" else queue.lease_many(9, "2s", **options))
+
+
+@pytest.mark.parametrize("arrives", [False, True], ids=["lost", "done"])
+@pytest.mark.parametrize("verb", ["get", "lease"])
+async def test_jobs_that_came_with_one_that_can_not_be_read_are_given_back(world, gate, conn, verb, arrives):
+    """When the connection is lost while that one is brought to the dead: nobody has the others."""
+    queue = world.pq(psycopg.conninfo.make_conninfo(world.dsn, **gate.address))["apples"]
+    await queue.put_many([1, 2])
+    conn.execute("select queue_put('apples', data_text => 'no json', priority => 1)")
+    gate.cut(b"queue_bury" if verb == "get" else b"queue_error", arrives)
+    with pytest.raises(errors.ConnectionLost):
+        await take_all(queue, verb)
+    assert conn.execute("select count(*) from queue_job where lease_until > now()").fetchone() == (0,)
+    jobs, attempts = await take_all(queue, verb), {"get": 0, "lease": 1}[verb]
+    assert [(job.data, job.attempts) for job in jobs] == [(1, attempts), (2, attempts)]
+    # At least once: whether the bury was done the client could not know, and what was got has a new id.
+    assert 1 <= len(await queue.dead()) <= (2 if verb == "get" and arrives else 1)
+
+
+async def test_jobs_that_came_with_one_that_can_not_be_read_are_had_by_who_waits(world, gate, conn):
+    queue = world.pq(psycopg.conninfo.make_conninfo(world.dsn, **gate.address))["apples"]
+    await queue.put_many([1, 2])
+    conn.execute("select queue_put('apples', data_text => 'no json', priority => 1)")
+    gate.cut(b"queue_error", False)
+    jobs = await take_all(queue, "lease", block=True, timeout=PATIENCE)
+    assert [(job.data, job.attempts) for job in jobs] == [(1, 1), (2, 1)]
+
+
+async def test_jobs_that_can_not_be_given_back_come_when_their_lease_is_over(world, gate, conn, caplog):
+    """The server is out of reach. That lease has counted as an attempt, and once."""
+    queue = world.pq(psycopg.conninfo.make_conninfo(world.dsn, **gate.address))["apples"]
+    await queue.put_many([1, 2])
+    conn.execute("select queue_put('apples', data_text => 'no json', priority => 1)")
+    gate.cut(b"queue_error", False)
+    gate.close()
+    with pytest.raises(errors.ConnectionLost) as caught:
+        await take_all(queue, "lease")
+    assert "could not be given back: job" in str(caught.value.__notes__)
+    assert "could not be given back: job" in caplog.text
+    there = world.pq()["apples"]
+    found = {}
+    while len(found) < 2:
+        job = await there.lease("1h", timeout=PATIENCE)
+        found[job.data] = job.attempts
+    assert found == {1: 2, 2: 2}
+    assert len(await there.dead()) == 1
+
+
 async def test_in_a_transaction_nothing_is_repeated(world, conn, told):
     queue = world.pq()["apples"]
     await queue.count()
@@ -491,7 +645,7 @@ def test_the_log_is_told_once_and_reminded(monkeypatch, caplog):
     error = errors.ConnectionLost("gone\nsecond line")
     pauses = []
     for _ in range(100):
-        pauses.append(outage.begin(error))
+        pauses.append(outage.begin(error, 0))
         clock[0] += pauses[-1]
     assert 0.025 <= pauses[0] <= 0.05
     assert max(pauses) <= links.RETRY_LAST
@@ -501,9 +655,78 @@ def test_the_log_is_told_once_and_reminded(monkeypatch, caplog):
     outage.end()
     # One that worked for a moment only.
     clock[0] += 0.1
-    assert outage.begin(error) >= links.RETRY_LAST / 2
+    assert outage.begin(error, outage.over) >= links.RETRY_LAST / 2
     levels = {record.levelno for record in caplog.records}
     texts = [record.getMessage() for record in caplog.records]
     assert levels == {logging.WARNING}
     assert [text.split()[0] for text in texts] == ["lost", "no", "no", "connected", "lost"]
     assert "second line" not in str(texts)
+
+
+def test_a_loss_that_is_noticed_late_is_not_told_as_another_outage(monkeypatch, caplog):
+    from pgq_py import links
+
+    clock = [100.0]
+    monkeypatch.setattr(links, "monotonic", lambda: clock[0])
+    outage = links.Outage()
+    error = errors.ConnectionLost("gone")
+    outage.begin(error, 0)
+    outage.end()
+    outage.begin(error, 0)  # it last worked before that
+    assert outage.is_on
+    outage.end()
+    assert outage.over == 2
+    outage.begin(error, 1)
+    outage.begin(error, 2)  # tried since, and in vain
+    # Nobody tries for a long time: whether this is still the same nobody knows.
+    clock[0] += links.FORGET + 1
+    outage.begin(error, 2)
+    clock[0] += links.REMIND + 1
+    outage.begin(error, 2)
+    outage.end()
+    texts = [record.getMessage().split()[0] for record in caplog.records]
+    assert texts == ["lost", "connected", "lost", "lost", "no", "connected"]
+
+
+# What a PQ has opened is closed with it
+
+
+class Meanwhile(list[Any]):
+    """The idle connections, where others are always faster."""
+
+    def __init__(self, meanwhile: Any) -> None:
+        super().__init__()
+        self.meanwhile = meanwhile
+
+    def append(self, conn: Any) -> None:
+        self.meanwhile()
+        super().append(conn)
+
+    def __bool__(self) -> bool:
+        return True  # at the last look
+
+
+async def test_a_connection_that_comes_back_while_the_pq_is_closed_is_closed(world, conn):
+    pq = world.pq()
+    source = plain(pq)._source
+
+    def close_elsewhere() -> None:
+        closing = source.close()
+        if not world.is_sync:
+            with pytest.raises(StopIteration):
+                closing.send(None)  # with nothing to close, in one step
+
+    source._idle = Meanwhile(close_elsewhere)
+    await pq["apples"].count()
+    assert list(source._idle) == []
+    others = "select count(*) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
+    await until(lambda: conn.execute(others).fetchone() == (0,))
+    with pytest.raises(errors.Closed):
+        await pq["apples"].count()
+
+
+async def test_idle_connections_that_others_took_are_no_error(world):
+    pq = world.pq()
+    plain(pq)._source._idle = Meanwhile(lambda: None)
+    await pq["apples"].count()
+    await pq.close()

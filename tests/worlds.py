@@ -252,4 +252,7 @@ class Gate:
                     target.sendall(data)
 
     def close(self) -> None:
+        """Nobody gets through any more who is not connected."""
+        with contextlib.suppress(OSError):
+            self._listening.shutdown(socket.SHUT_RDWR)  # a close alone would let in one more, who is accepted already
         self._listening.close()

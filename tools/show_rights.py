@@ -1,11 +1,11 @@
 """What it costs to ask for rights: processor time of the server's process for each call, in microseconds.
 
-    python tools/show_rights.py DSN
+    python tools/show_rights.py DSN [OTHERS]
 
 DSN is of a database for this alone, on this machine, as a superuser. Three copies of the queue are installed into
 schemas of their own: one that asks nobody, the same again (what differs between these two is chance), and the real
 one, called by its owner and by a role that was granted its rights. The least of many interleaved rounds: other work on
-the machine can only add.
+the machine can only add. OTHERS is how many roles more get the same rights, each of which the role may be a member of.
 """
 
 from __future__ import annotations
@@ -82,21 +82,32 @@ class Caller:
         self.measure("queue_complete", "select queue_complete('apples', %s::bigint, %s)", leased)
 
 
-def main(dsn: str) -> None:
+def main(dsn: str, others: int = 0) -> None:
     """Measure, and print a line for each function."""
+    names = [f"{ROLE}_{n}" for n in range(others)]
     with psycopg.connect(dsn, autocommit=True) as conn:
         conn.execute(sql.SQL("create role {} login").format(sql.Identifier(ROLE)))
         try:
+            for name in names:
+                conn.execute(sql.SQL("create role {}").format(sql.Identifier(name)))
             for schema in ("bare", "again", "real"):
                 install(conn, schema, asks=schema == "real")
-            conn.execute("select real.queue_grant('apples', %s, p) from unnest('{put, get}'::text[]) p", [ROLE])
+            rights = "unnest('{put, get}'::text[]) as p"
+            conn.execute(f"select real.queue_grant('apples', %s, p) from {rights}", [ROLE])
+            # As by queue_grant, which looks at the rights of each function anew for each: minutes for thousands.
+            conn.execute(
+                f"insert into real.queue_right (queue, role, privilege) "
+                f"select 'apples', n::regrole, p from unnest(%s::text[]) as n, {rights}",
+                [names],
+            )
+            conn.execute("select real.queue_maintain()")
             callers = {name: Caller(dsn, *who) for name, who in WHO.items()}
             order = list(callers.values())
-            for _ in range(ROUNDS):
+            for _ in range(ROUNDS if others == 0 else ROUNDS // 10):
                 for schema in ("bare", "again", "real"):
                     tables = ("queue_job", "queue_tally", "queue_total")
-                    names = sql.SQL(", ").join(sql.Identifier(schema, table) for table in tables)
-                    conn.execute(sql.SQL("truncate {}").format(names))
+                    parts = sql.SQL(", ").join(sql.Identifier(schema, table) for table in tables)
+                    conn.execute(sql.SQL("truncate {}").format(parts))
                 order.append(order.pop(0))
                 for caller in order:
                     caller.round()
@@ -109,8 +120,9 @@ def main(dsn: str) -> None:
         finally:
             for schema in ("bare", "again", "real"):
                 conn.execute(sql.SQL("drop schema if exists {} cascade").format(sql.Identifier(schema)))
-            conn.execute(sql.SQL("drop role {}").format(sql.Identifier(ROLE)))
+            for name in [*names, ROLE]:
+                conn.execute(sql.SQL("drop role if exists {}").format(sql.Identifier(name)))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], *map(int, sys.argv[2:]))

@@ -15,14 +15,13 @@ from .._compat import async_call, async_sleep
 from .._version import SCHEMA_VERSION
 from ..calls import Call, Calls, Finding, Right, Stats
 from ..codecs import Serializer
-from ..errors import Closed, NotAllowed, VersionMismatch
+from ..errors import NotAllowed, VersionMismatch
 from ..hosts import find_async_host
 from ..links import Outage
 from ..signatures import Keys, Secret
 from ..times import Duration
-from .listener import SLICE
 from .queue import AsyncQueue, AsyncQueueSet
-from .session import AsyncDialSource, AsyncPoolSource, AsyncSession, AsyncSource
+from .session import SLICE, AsyncDialSource, AsyncPoolSource, AsyncSession, AsyncSource
 from .transaction import AsyncTransaction, innermost
 from .use import AsyncUse
 
@@ -63,7 +62,6 @@ class AsyncPQ:
         self.calls = Calls(schema)
         self.keys = Keys(secret)
         self._queues: dict[str, AsyncQueue] = {}
-        self._closed = False
         self._checked = False
         self._source = self._make_source(conn, pool)
 
@@ -266,17 +264,18 @@ class AsyncPQ:
         """Whether who waits here and now may have another connection when his is lost."""
         return self._source.can_reconnect and self._joined() is None
 
-    async def reconnect(self, error: BaseException, left: float) -> bool:
+    async def reconnect(self, error: BaseException, left: float, over: int) -> bool:
         """Pause before a call that waits for jobs tries again; False if it can't: then the error stands.
 
         Args:
             error: by which it lost its connection, or got none.
             left: seconds until its time is over.
+            over: as for `Outage.begin`.
         """
         if not self.can_reconnect():
             return False
         self.check_open()
-        pause = self.outage.begin(error)
+        pause = self.outage.begin(error, over)
         if left <= 0:
             return False
         until = monotonic() + min(left, pause)
@@ -313,12 +312,13 @@ class AsyncPQ:
 
     def check_open(self) -> None:
         """Raises `Closed` after `close`."""
-        if self._closed:
-            raise Closed("this PQ was closed")
+        self._source.check_open()
 
     async def close(self) -> None:
-        """Close what this PQ opened. Blocked calls end with `Closed`; your connection or pool stays open."""
-        self._closed = True
+        """Close what this PQ opened. Calls that wait end with `Closed` soon; your connection or pool stays open.
+
+        A statement that is on its way is not cut short.
+        """
         await self._source.close()
 
     async def __aenter__(self) -> AsyncPQ:

@@ -12,7 +12,7 @@ from psycopg.pq import TransactionStatus
 
 from .._compat import async_sleep, jitter
 from ..errors import CannotWait, ConnectionBusy, ConnectionLost, Error, translate
-from .session import AsyncSession
+from .session import SLICE, AsyncSession
 
 if TYPE_CHECKING:
     from .client import AsyncPQ
@@ -23,9 +23,9 @@ T = TypeVar("T")
 POLL = 2.0
 # Where listening can't work it looks this often, more rarely the longer nothing comes.
 POLL_FIRST, POLL_LAST = 0.02, 0.5
-# How often a sleeper looks whether its PQ was closed; and lets go of a connection that others share,
-# for long enough that they get it: a lock of Python's does not queue.
-SLICE, SHARED_SLICE, GAP = 0.25, 0.05, 0.001
+# How often a sleeper lets go of a connection that others share, for long enough that they get it: a lock of Python's
+# does not queue.
+SHARED_SLICE, GAP = 0.05, 0.001
 
 
 class AsyncListener:
@@ -141,7 +141,8 @@ class AsyncListener:
 
     async def stop(self) -> None:
         """Stop to listen, and leave the connection as it was. May be repeated, after an interruption."""
-        if self._on is not None and not self._is_over:
+        # Not a word to the server where the connection is closed anyway: it may be out of reach, and nobody knows yet.
+        if self._on is not None and not self._is_over and not self._on.source.ends_connections:
             # Whoever waited may have a job by now: no failure here shall keep it from him.
             try:
                 await self._stop(self._on)

@@ -220,13 +220,12 @@ class AsyncConsumer(ABC):
                 await use.let_go(error)
                 # A lease that nobody knows of runs out; a job that was taken would be gone.
                 is_lost = isinstance(error, ConnectionLost) and (is_lease or not isinstance(error, CommitUnknown))
-                if not (block and is_lost and await self._pq.reconnect(error, _left(deadline))):
+                if not (block and is_lost and await self._pq.reconnect(error, _left(deadline), use.over)):
                     raise
 
     async def _take_or_wait(self, use: AsyncUse, make: MakeCalls, waits: bool, deadline: float | None) -> Jobs:
         session = await use.open()
         jobs = await self._take(use, session, make)
-        self._pq.outage.end()
         if jobs or not waits:
             return jobs
 
@@ -413,7 +412,8 @@ class AsyncTake:
             except BaseException as error:
                 await self.let_go(error)
                 is_lost = isinstance(error, ConnectionLost)  # whatever was taken is back
-                if not (self._block and is_lost and await self._consumer._pq.reconnect(error, _left(deadline))):
+                pq, use = self._consumer._pq, self._use
+                if not (self._block and is_lost and await pq.reconnect(error, _left(deadline), use.over)):
                     raise
 
     async def _take(self, deadline: float | None) -> AsyncJob | None:
@@ -425,7 +425,6 @@ class AsyncTake:
             return await self._attempt(session)
 
         jobs = await attempt()
-        self._consumer._pq.outage.end()
         if not jobs and may_wait(self._block, self._timeout):
             listener = await self._use.listen(session, self._consumer._order())
             jobs = await self._consumer._until(listener, attempt, deadline)

@@ -81,6 +81,11 @@ class AsyncUse:
         self._listener: AsyncListener | None = None
         self.taking: AsyncTaking | None = None
 
+    @property
+    def over(self) -> int:
+        """How many outages were over when its connection last worked, or was asked for."""
+        return self._pq.outage.over if self._own is None else self._own.over
+
     async def open(self) -> AsyncSession:
         """The connection to use here and now: the open transaction's, or one until `close`."""
         joined = self._pq._joined()

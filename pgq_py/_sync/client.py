@@ -16,14 +16,13 @@ from .._compat import call, sleep
 from .._version import SCHEMA_VERSION
 from ..calls import Call, Calls, Finding, Right, Stats
 from ..codecs import Serializer
-from ..errors import Closed, NotAllowed, VersionMismatch
+from ..errors import NotAllowed, VersionMismatch
 from ..hosts import find_host
 from ..links import Outage
 from ..signatures import Keys, Secret
 from ..times import Duration
-from .listener import SLICE
 from .queue import Queue, QueueSet
-from .session import DialSource, PoolSource, Session, Source
+from .session import SLICE, DialSource, PoolSource, Session, Source
 from .transaction import Transaction, innermost
 from .use import Use
 
@@ -64,7 +63,6 @@ class PQ:
         self.calls = Calls(schema)
         self.keys = Keys(secret)
         self._queues: dict[str, Queue] = {}
-        self._closed = False
         self._checked = False
         self._source = self._make_source(conn, pool)
 
@@ -265,17 +263,18 @@ class PQ:
         """Whether who waits here and now may have another connection when his is lost."""
         return self._source.can_reconnect and self._joined() is None
 
-    def reconnect(self, error: BaseException, left: float) -> bool:
+    def reconnect(self, error: BaseException, left: float, over: int) -> bool:
         """Pause before a call that waits for jobs tries again; False if it can't: then the error stands.
 
         Args:
             error: by which it lost its connection, or got none.
             left: seconds until its time is over.
+            over: as for `Outage.begin`.
         """
         if not self.can_reconnect():
             return False
         self.check_open()
-        pause = self.outage.begin(error)
+        pause = self.outage.begin(error, over)
         if left <= 0:
             return False
         until = monotonic() + min(left, pause)
@@ -312,12 +311,13 @@ class PQ:
 
     def check_open(self) -> None:
         """Raises `Closed` after `close`."""
-        if self._closed:
-            raise Closed("this PQ was closed")
+        self._source.check_open()
 
     def close(self) -> None:
-        """Close what this PQ opened. Blocked calls end with `Closed`; your connection or pool stays open."""
-        self._closed = True
+        """Close what this PQ opened. Calls that wait end with `Closed` soon; your connection or pool stays open.
+
+        A statement that is on its way is not cut short.
+        """
         self._source.close()
 
     def __enter__(self) -> PQ:

@@ -221,13 +221,12 @@ class Consumer(ABC):
                 use.let_go(error)
                 # A lease that nobody knows of runs out; a job that was taken would be gone.
                 is_lost = isinstance(error, ConnectionLost) and (is_lease or not isinstance(error, CommitUnknown))
-                if not (block and is_lost and self._pq.reconnect(error, _left(deadline))):
+                if not (block and is_lost and self._pq.reconnect(error, _left(deadline), use.over)):
                     raise
 
     def _take_or_wait(self, use: Use, make: MakeCalls, waits: bool, deadline: float | None) -> Jobs:
         session = use.open()
         jobs = self._take(use, session, make)
-        self._pq.outage.end()
         if jobs or not waits:
             return jobs
 
@@ -414,7 +413,8 @@ class Take:
             except BaseException as error:
                 self.let_go(error)
                 is_lost = isinstance(error, ConnectionLost)  # whatever was taken is back
-                if not (self._block and is_lost and self._consumer._pq.reconnect(error, _left(deadline))):
+                pq, use = self._consumer._pq, self._use
+                if not (self._block and is_lost and pq.reconnect(error, _left(deadline), use.over)):
                     raise
 
     def _take(self, deadline: float | None) -> Job | None:
@@ -426,7 +426,6 @@ class Take:
             return self._attempt(session)
 
         jobs = attempt()
-        self._consumer._pq.outage.end()
         if not jobs and may_wait(self._block, self._timeout):
             listener = self._use.listen(session, self._consumer._order())
             jobs = self._consumer._until(listener, attempt, deadline)

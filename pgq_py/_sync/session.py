@@ -6,11 +6,13 @@ from __future__ import annotations
 import logging
 import math
 import os
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
+from contextvars import ContextVar
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 import psycopg
+from psycopg.abc import PQGenConn
 from psycopg.pq import PipelineStatus, TransactionStatus
 
 from .._compat import Lock, jitter, sleep
@@ -41,6 +43,8 @@ _NO_LOCK = nullcontext()
 
 # How long the server may take to end a statement that was interrupted: as long as psycopg gives it.
 CANCEL_WITHIN = 5.0
+# How often who waits, for a job or for a connection, looks whether his PQ was closed.
+SLICE = 0.25
 
 
 class Outcome(Generic[T]):
@@ -97,6 +101,10 @@ class Session:
         self._pid = os.getpid()
         # Of a connection that threads or tasks share: between looking at its state and acting on it.
         self._lock: Lock | None = None
+        # How many outages were over when its connection last worked, or was asked for; and whether the server was
+        # out of reach then, so that an answer ends that.
+        self.over = source.outage.over
+        self._ends_outage = source.outage.is_on
 
     @property
     def is_shared(self) -> bool:
@@ -194,6 +202,10 @@ class Session:
                 if pgconn.pipeline_status != _NO_PIPELINE:
                     with conn.pipeline() as pipeline:
                         pipeline.sync()  # which commits, if nothing began a transaction
+                if self._ends_outage:
+                    self._ends_outage = False
+                    self.source.outage.end()
+                self.over = self.source.outage.over
                 return call.read(Answer(execution.result, dialect))
             except psycopg.Error as error:
                 is_own = is_idle and (self._conn is not None or conn.autocommit)
@@ -281,6 +293,7 @@ class Source:
         self.outage = Outage()
         # Whether it was connected, and so whatever ends a connection may pass.
         self.can_reconnect = False
+        self.is_closed = False
         # Whether a pooler stands between us and the server; None as long as nobody has looked.
         self.is_pooled: bool | None = None
         self._conn = conn
@@ -345,16 +358,30 @@ class Source:
     def release(self, session: Session) -> None:
         """Take a session back, in whatever state its connection is."""
 
+    @property
+    def ends_connections(self) -> bool:
+        """Whether a connection that comes back is closed, so that nothing need be undone on it."""
+        return False
+
+    def check_open(self) -> None:
+        """Raises `Closed` after `close`."""
+        if self.is_closed:
+            raise Closed("this PQ was closed")
+
     def close(self) -> None:
-        """Close what is ours; the caller's connection and pool are not."""
+        """Close what is ours, and end who waits for a connection; the caller's connection and pool stay open."""
+        self.is_closed = True
 
 
 class PoolSource(Source):
     """Connections from the caller's pool."""
 
     def __init__(self, schema: str, pool: ConnectionPool[Any]) -> None:
+        from psycopg_pool import PoolTimeout  # there is one where a pool is
+
         super().__init__(schema)
         self._pool = pool
+        self._no_connection_yet = PoolTimeout
 
     def acquire(self, session: Session, within: float = math.inf) -> None:
         """A connection of the pool."""
@@ -373,21 +400,38 @@ class PoolSource(Source):
         until, was_on = monotonic() + within, self.outage.is_on
         while True:
             try:
-                timeout = max(until - monotonic(), 0.01) if is_lost and within < math.inf else None
-                session._conn = self._pool.getconn(timeout)
+                if is_lost:
+                    self._getconn_in_slices(session, min(until - monotonic(), self._pool.timeout))
+                else:
+                    session._conn = self._pool.getconn()
             except psycopg.Error as error:
+                self.check_open()
                 if was_on and not self.outage.is_on:
                     was_on = False  # others have connections already: this is no outage of its own
                     continue
                 # A pool that was closed stays so, whatever the server does.
                 raise translate(error, schema=self.schema, lost=is_lost and not self._pool.closed) from error
-            if is_alive(session._conn):
+            conn = session.connection()
+            if is_alive(conn):
                 self.can_reconnect = True
                 return
             # After the server was away a pool may have as many dead connections as it has any.
             is_lost = True
-            session._conn.close()
+            conn.close()
             self.release(session)
+
+    def _getconn_in_slices(self, session: Session, within: float) -> None:
+        """A connection, or `Closed` soon after the PQ was closed: the pool is the caller's, and stays open.
+
+        Each slice is a new place at the end of the pool's line; where the server is away nobody in it gets anything.
+        """
+        until = monotonic() + within
+        while (left := until - monotonic()) > SLICE:
+            with suppress(self._no_connection_yet):
+                session._conn = self._pool.getconn(SLICE)
+                return
+            self.check_open()
+        session._conn = self._pool.getconn(max(left, 0.01))
 
     def hold(self, transaction: Transaction | None, session: Session | None = None) -> None:
         """Nothing to note: there are other connections."""
@@ -415,6 +459,26 @@ class PoolSource(Source):
             raise
 
 
+# Whose connection is being made here.
+_making: ContextVar[DialSource] = ContextVar("pgq_py_making")
+
+
+class _Dialled(psycopg.Connection[Any]):
+    """A connection whose making ends soon after its PQ was closed, and not by `connect_timeout` alone."""
+
+    @classmethod
+    def _connect_gen(cls, conninfo: str = "") -> PQGenConn[Self]:
+        # Psycopg's own steps, which it goes on with when the socket is ready and ten times a second.
+        steps, source = super()._connect_gen(conninfo), _making.get()
+        try:
+            awaited = next(steps)
+            while not source.is_closed:
+                awaited = steps.send((yield awaited))
+        except StopIteration as made:
+            return made.value  # type: ignore[no-any-return]
+        raise psycopg.OperationalError("the PQ was closed")
+
+
 class DialSource(Source):
     """Connections made when needed, kept for reuse: as many as are in use at a time.
 
@@ -427,7 +491,6 @@ class DialSource(Source):
         self.conninfo = conninfo
         self._idle: list[Connection] = []
         self._inherited: list[Connection] = []
-        self._closed = False
 
     def acquire(self, session: Session, within: float = math.inf) -> None:
         """An idle connection, or a new one."""
@@ -435,11 +498,12 @@ class DialSource(Source):
             # The parent's: not used, not closed, not even collected here.
             self._inherited, self._idle = self._idle, []
             self._pid = os.getpid()
-        while self._idle:
-            session._conn = self._idle.pop()
-            if is_alive(session._conn):
-                return
-            session._conn.close()
+        with suppress(IndexError):  # others may take one between a look and a pop
+            while True:
+                session._conn = self._idle.pop()
+                if is_alive(session._conn):
+                    return
+                session._conn.close()
         self._connect(session, within)
         try:
             if self.look_for_pooler(session):
@@ -451,16 +515,18 @@ class DialSource(Source):
         self.can_reconnect = True
 
     def _connect(self, session: Session, within: float) -> None:
+        making = _making.set(self)
         try:
             parameters = with_keepalives(self.conninfo)
             if self.outage.is_on and within < math.inf:
                 patience = float(parameters.get("connect_timeout", 0)) or within
                 parameters["connect_timeout"] = max(1, math.ceil(min(within, patience)))
-            session._conn = psycopg.Connection.connect(
-                autocommit=True, fallback_application_name="pgq_py", **parameters
-            )
+            session._conn = _Dialled.connect(autocommit=True, fallback_application_name="pgq_py", **parameters)
         except psycopg.Error as error:
+            self.check_open()
             raise translate(error, schema=self.schema, lost=True) from error
+        finally:
+            _making.reset(making)
 
     def hold(self, transaction: Transaction | None, session: Session | None = None) -> None:
         """Nothing to note: there are other connections."""
@@ -480,7 +546,7 @@ class DialSource(Source):
             return
         # Psycopg's count of open transactions is wrong after Control-C in its own lines that begin or end one.
         is_whole = conn.pgconn.transaction_status == _IDLE and not getattr(conn, "_num_transactions", 0)
-        if self._closed or conn.closed or not is_whole:
+        if self.is_closed or conn.closed or not is_whole:
             conn.close()
             return
         try:
@@ -489,12 +555,23 @@ class DialSource(Source):
         except BaseException:
             conn.close()  # interrupted: whether it is in the list nobody knows
             raise
+        if self.is_closed:  # meanwhile: then nobody else may look into the list again
+            self._close_idle()
+
+    @property
+    def ends_connections(self) -> bool:
+        """After `close`."""
+        return self.is_closed
 
     def close(self) -> None:
         """Close the idle connections; those in use follow when they come back."""
-        self._closed = True
-        while self._idle:
-            self._idle.pop().close()
+        self.is_closed = True
+        self._close_idle()
+
+    def _close_idle(self) -> None:
+        with suppress(IndexError):
+            while True:
+                self._idle.pop().close()
 
 
 def _end(conn: Connection, execution: Execution) -> None:

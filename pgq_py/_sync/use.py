@@ -82,6 +82,11 @@ class Use:
         self._listener: Listener | None = None
         self.taking: Taking | None = None
 
+    @property
+    def over(self) -> int:
+        """How many outages were over when its connection last worked, or was asked for."""
+        return self._pq.outage.over if self._own is None else self._own.over
+
     def open(self) -> Session:
         """The connection to use here and now: the open transaction's, or one until `close`."""
         joined = self._pq._joined()
