@@ -358,7 +358,7 @@ async def test_close_ends_a_blocked_call(database, sleepers):
     for make in (PQ(database.dsn), PQ(psycopg.connect(database.dsn))):
         queue = make["apples"]
         for call in (queue.get, queue.take().__enter__, lambda queue=queue: next(iter(queue.listen()))):
-            if make._closed:
+            if make._source.is_closed:
                 break
             waiting = Background(call)
             sleepers.wait()

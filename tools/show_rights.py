@@ -86,20 +86,19 @@ def main(dsn: str, others: int = 0) -> None:
     """Measure, and print a line for each function."""
     names = [f"{ROLE}_{n}" for n in range(others)]
     with psycopg.connect(dsn, autocommit=True) as conn:
-        conn.execute(sql.SQL("create role {} login").format(sql.Identifier(ROLE)))
         try:
-            for name in names:
-                conn.execute(sql.SQL("create role {}").format(sql.Identifier(name)))
+            for name in [*names, ROLE]:  # whose rights are looked at last
+                conn.execute(sql.SQL("create role {} login").format(sql.Identifier(name)))
             for schema in ("bare", "again", "real"):
                 install(conn, schema, asks=schema == "real")
             rights = "unnest('{put, get}'::text[]) as p"
-            conn.execute(f"select real.queue_grant('apples', %s, p) from {rights}", [ROLE])
             # As by queue_grant, which looks at the rights of each function anew for each: minutes for thousands.
             conn.execute(
                 f"insert into real.queue_right (queue, role, privilege) "
                 f"select 'apples', n::regrole, p from unnest(%s::text[]) as n, {rights}",
                 [names],
             )
+            conn.execute(f"select real.queue_grant('apples', %s, p) from {rights}", [ROLE])
             conn.execute("select real.queue_maintain()")
             callers = {name: Caller(dsn, *who) for name, who in WHO.items()}
             order = list(callers.values())
