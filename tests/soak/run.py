@@ -17,7 +17,7 @@ import psycopg
 from pgq_py import PQ
 
 from .accounts import Accounts, State, Violation
-from .actors import PRODUCERS, QUEUES
+from .actors import LOOKERS, PRODUCERS, QUEUES
 from .ledger import read_folder
 from .nemesis import Nemesis
 from .plan import Plan
@@ -95,7 +95,7 @@ def play(made: Stage, seed: int, plan: Plan, plant: str | None) -> State:
     nemesis.run(progress=lambda: say(f"    {progress(made)}; {nemesis.told()}"))
     say(f"healed: {nemesis.told()}")
     made.check()
-    made.end(made.of(*PRODUCERS))
+    made.end(made.of(*PRODUCERS, *LOOKERS))
     with PQ(made.place.dsn("soak")) as pq:
         say("drain:", drain(pq))
     prober = made.add("probe", "probe", seed, **options)
