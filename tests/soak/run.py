@@ -219,7 +219,8 @@ def report(result: Result) -> None:
             say(f"    {count:>8,}  {name}")
     for kind, why in result.absent.items():
         say(f"      absent  {kind} ({why})")
-    say(f"\nlongest of {summary['probes']} waits in the calm: {summary['longest wait']:.3f} s")
+    waits = f"longest of {summary['probes']} waits in the calm: {summary['longest wait']:.3f} s"
+    say(f"\n{waits}, median {summary['median wait']:.4f} s")
     for violation in result.violations[:20]:
         say(f"\n{violation}")
     if result.violations:
