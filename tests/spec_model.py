@@ -6,11 +6,14 @@ A job has committed versions, and at most one transaction that has changed it an
 * Who takes passes over a job that somebody holds, and never waits: get, lease, clear, cancel.
 * Who has a receipt, or puts a key, waits for the holder, and looks again.
 * Above READ COMMITTED, to change a job that has changed since the snapshot is an error, 40001.
+* SERIALIZABLE refuses more than that. What, is not told here: the steps that were refused are given.
+* A transaction that was refused has changed nothing, and holds nothing from then on.
 * A migration waits for all who have touched the queue in an open transaction; who comes later waits behind it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from itertools import count
 
@@ -49,9 +52,11 @@ class Refused(Exception):
 class World:
     """The state of one permutation as it goes."""
 
-    def __init__(self, jobs: list[Job], key: str, level: str) -> None:
+    def __init__(self, jobs: list[Job], key: str, level: str, refused: Collection[str] = ()) -> None:
         self.level = level
         self.key = key
+        # Steps that are refused whatever the rows say.
+        self.refused = refused
         self.time = count(1)
         self.now = 0
         self.clock = 0
@@ -257,8 +262,9 @@ class World:
     def do(self, session: str, step: Step) -> Outcome:
         """Do a step, or raise Wait."""
         if step.verb in ("commit", "rollback"):
-            self.end(session, step.verb == "commit")
-            return Outcome()
+            is_refused = step.name in self.refused
+            self.end(session, step.verb == "commit" and not is_refused)
+            return Outcome(sqlstate="40001" if is_refused else "")
         if step.verb == "on":
             self.clock += 1
             return Outcome("0")
@@ -270,9 +276,11 @@ class World:
         self.called.setdefault(session, self.clock)
         try:
             outcome = Outcome(self.call(session, step.verb, step.receipt))
+            if step.name in self.refused:
+                raise Refused("40001")
         except Refused as refused:
             outcome = Outcome(sqlstate=str(refused))
-            transaction.failed = True
+            self.open[session] = Transaction(snapshot=transaction.snapshot, failed=True)
         del self.called[session]
         if step.is_alone:
             self.end(session, commit=True)

@@ -6,14 +6,15 @@ import json
 import shutil
 import subprocess
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 from conftest import FOUND, ROOT, versions
-from soak.accounts import Accounts, State, Violation
+from soak.accounts import FEW_WAITS, TAKEN, Accounts, State, Violation
+from soak.actors import MAX_ATTEMPTS
 from soak.ledger import FAILED, OK, UNKNOWN, Ledger, Operation, read_folder, read_lines
 from soak.nemesis import FAULTS, schedule
 from soak.plan import ACTOR_DECK, SERVER_DECK
@@ -94,6 +95,9 @@ def test_a_seed_decides_the_faults():
 
 # The accounts, on made-up ledgers
 
+# The checksum of all their data.
+DATA = 7
+
 
 @dataclass
 class Story:
@@ -102,14 +106,21 @@ class Story:
     lines: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     state: State = field(default_factory=State)
     ops: int = 0
+    # How often each job counts as leased.
+    attempts: Counter[int] = field(default_factory=Counter)
 
     def tell(self, actor: str, do: str, began: float, ended: float, out: str = OK, **result: Any) -> int:
         """An operation; an unknown one has no second line."""
         self.ops += 1
-        intents = ("queue", "keys", "dedupe", "sale", "of", "count", "delay", "block", "effect")
+        intents = ("queue", "keys", "data", "priority", "dedupe", "sale", "of", "count", "delay", "block", "effect")
+        if do == "put":
+            result = {"data": [DATA for _ in result["keys"]], "priority": 0, **result}
+        if do in TAKEN and "jobs" in result:
+            self.attempts.update(id for _, id, _ in result["jobs"] if do == "lease")
+            result = {"as": [[DATA, 0, self.attempts[id]] for _, id, _ in result["jobs"]], **result}
         asked = {key: result.pop(key) for key in intents if key in result}
-        if do not in ("lease", "get") and "jobs" in result:
-            asked["jobs"] = result.pop("jobs")
+        if do not in ("lease", "get"):
+            asked |= {key: result.pop(key) for key in ("jobs", "as") if key in result}
         for line in ({"at": began, "do": do, **asked}, {"at": ended, "out": out, **result}):
             if "do" in line or out != UNKNOWN:
                 self.lines[actor].append(json.dumps({"op": self.ops, **line}) + "\n")
@@ -119,22 +130,25 @@ class Story:
         ids = {"ids": [id]} if out == OK else {}
         self.tell("put 1#1", "put", at, at + 0.1, out, queue=queue, keys=[key], **ids, **more)
 
-    def effect(self, key: str, id: int, at: float = 1, out: str = OK, stored: bool = True) -> None:
-        op = self.tell("take 1#1", "effect", at, at + 0.1, out, jobs=[["transactional", id, key]])
+    def effect(self, key: str, id: int, at: float = 1, out: str = OK, stored: bool = True, **more: Any) -> None:
+        op = self.tell("take 1#1", "effect", at, at + 0.1, out, jobs=[["transactional", id, key]], **more)
         if stored:
             self.state.effects.append(("transactional", id, key, "take 1#1", op))
 
-    def lease(self, key: str, id: int, at: float, actor: str = "lease 1#1", until: float | None = None) -> int:
+    def lease(
+        self, key: str, id: int, at: float, actor: str = "lease 1#1", until: float | None = None, **more: Any
+    ) -> int:
         jobs = [["leased", id, key]]
-        return self.tell(actor, "lease", at, at + 0.1, queue="leased", jobs=jobs, until=until or at + 2)
+        return self.tell(actor, "lease", at, at + 0.1, queue="leased", jobs=jobs, until=until or at + 2, **more)
 
     def of_lease(
         self, do: str, of: int, key: str, id: int, at: float, actor: str = "lease 1#1", out: str = OK, **more: Any
     ) -> int:
+        self.attempts[id] -= do == "release" and out == OK
         return self.tell(actor, do, at, at + 0.1, out, of=of, jobs=[["leased", id, key]], **more)
 
-    def got(self, key: str, id: int, at: float = 1) -> None:
-        self.tell("get 1#1", "get", at - 0.5, at, queue="fleeting", count=1, jobs=[["fleeting", id, key]])
+    def got(self, key: str, id: int, at: float = 1, **more: Any) -> None:
+        self.tell("get 1#1", "get", at - 0.5, at, queue="fleeting", count=1, jobs=[["fleeting", id, key]], **more)
 
     def fault(self, kind: str, began: float, ended: float, **more: Any) -> None:
         scope = "actors" if "actors" in more else "server"
@@ -173,9 +187,9 @@ def test_a_good_day_balances():
     assert good_day().violations() == []
 
 
-def again(story: Story, at: float = 5) -> None:
+def again(story: Story, at: float = 5, **more: Any) -> None:
     """The leased job is delivered, worked on and completed by another consumer."""
-    of = story.lease("l", 2, at, "lease 2#1")
+    of = story.lease("l", 2, at, "lease 2#1", **more)
     story.of_lease("work", of, "l", 2, at + 0.2, "lease 2#1")
     story.of_lease("complete", of, "l", 2, at + 0.4, "lease 2#1", done=True)
 
@@ -185,6 +199,8 @@ def without(story: Story, *kinds: str) -> None:
     lines = story.lines["lease 1#1"]
     dropped = {json.loads(line)["op"] for line in lines if json.loads(line).get("do") in kinds}
     story.lines["lease 1#1"] = [line for line in lines if json.loads(line)["op"] not in dropped]
+    if "lease" in kinds:
+        story.attempts.clear()
 
 
 def lost_transactional(story: Story) -> None:
@@ -282,6 +298,71 @@ def put_twice_with_a_key_while_it_was_leased(story: Story) -> None:
         story.of_lease("work", of, "a", id, at=at + 0.8)
         story.of_lease("complete", of, "a", id, at=at + 1, done=True)
     story.state.stats["leased"].update(put=3, completed=3)
+
+
+def taken_with_other_data(story: Story) -> None:
+    story.put("a", "transactional", 10)
+    story.effect("a", 10, **{"as": [[DATA + 1, 0, 0]]})
+    story.state.stats["transactional"]["put"] = 2
+
+
+def leased_with_other_data_the_second_time(story: Story) -> None:
+    without(story, "work", "complete")
+    story.fault("kill worker", 1.5, 1.6, actors=["lease 1#1"])
+    again(story, **{"as": [[DATA + 1, 0, 2]]})
+
+
+def got_at_another_priority(story: Story) -> None:
+    story.put("a", "fleeting", 10, priority=2)
+    story.got("a", 10, **{"as": [[DATA, -2, 0]]})
+    story.state.stats["fleeting"]["put"] = 2
+
+
+def an_attempt_is_not_counted(story: Story) -> None:
+    without(story, "work", "complete")
+    story.of_lease("error", _lease_of(story), "l", 2, at=1.5, done=True)
+    again(story, **{"as": [[DATA, 0, 1]]})
+
+
+def an_attempt_is_not_counted_when_the_lease_runs_out(story: Story) -> None:
+    without(story, "work", "complete")
+    story.fault("kill worker", 1.5, 1.6, actors=["lease 1#1"])
+    again(story, **{"as": [[DATA, 0, 1]]})
+
+
+def a_release_is_counted(story: Story) -> None:
+    without(story, "work", "complete")
+    story.of_lease("release", _lease_of(story), "l", 2, at=1.5, done=True)
+    again(story, at=2, **{"as": [[DATA, 0, 2]]})
+
+
+def an_attempt_is_counted_that_was_none(story: Story) -> None:
+    """Another lease of unknown outcome would not have run out yet."""
+    story.put("a", "leased", 10, at=7)
+    of = story.lease("a", 10, 8, **{"as": [[DATA, 0, 2]]})
+    story.of_lease("work", of, "a", 10, 8.2)
+    story.of_lease("complete", of, "a", 10, 8.4, done=True)
+    story.state.stats["leased"].update(put=2, completed=2)
+
+
+def fail_to_the_limit(story: Story) -> None:
+    without(story, "work", "complete")
+    of = _lease_of(story)
+    for n in range(1, MAX_ATTEMPTS):
+        story.of_lease("error", of, "l", 2, at=5 * n - 3.5, done=True)
+        of = story.lease("l", 2, at=5 * n)
+    story.of_lease("error", of, "l", 2, at=5 * MAX_ATTEMPTS - 3.5, done=True)
+
+
+def attempts_beyond_the_limit(story: Story) -> None:
+    fail_to_the_limit(story)
+    again(story, at=100)
+
+
+def tried_before_anybody_had_it(story: Story) -> None:
+    story.put("a", "transactional", 10)
+    story.effect("a", 10, **{"as": [[DATA, 0, 1]]})
+    story.state.stats["transactional"]["put"] = 2
 
 
 def early(story: Story) -> None:
@@ -423,14 +504,34 @@ def got_twice(story: Story) -> None:
 
 
 def late(story: Story) -> None:
-    story.tell("probe#1", "put", 10, 10.1, queue="transactional", keys=["p"], ids=[20])
-    story.effect("p", 20, at=12.2)
-    story.state.stats["transactional"]["put"] = 2
+    probe(story, 0, 2.1)
 
 
 def late_long_after_a_stall(story: Story) -> None:
     late(story)
     story.fault("stall", 9.5, 9.5, since=8, actors=["take 1#1"])
+
+
+def unwoken(story: Story) -> None:
+    for n in range(FEW_WAITS - 1):
+        probe(story, n, 0.4, queue="transactional" if n else "fleeting")
+    probe(story, FEW_WAITS, 0.01)
+
+
+def unwoken_in_one_queue(story: Story) -> None:
+    for n in range(FEW_WAITS):
+        probe(story, 2 * n, 0.01 if n < FEW_WAITS // 2 else 0.4)
+        probe(story, 2 * n + 1, 0.01, queue="fleeting")
+
+
+def probe(story: Story, n: int, wait: float, queue: str = "transactional") -> None:
+    """A job in the calm."""
+    story.tell("probe#1", "put", 10 + n, 10.1 + n, queue=queue, keys=[f"p{n}"], ids=[20 + n])
+    if queue == "transactional":
+        story.effect(f"p{n}", 20 + n, at=10.1 + n + wait)
+    else:
+        story.got(f"p{n}", 20 + n, at=10.1 + n + wait)
+    story.state.stats[queue]["put"] += 1
 
 
 def undrained(story: Story) -> None:
@@ -476,6 +577,15 @@ WRONG: dict[Callable[[Story], None], str] = {
     put_twice: "put_twice",
     put_twice_with_a_key_while_it_was_there: "put_twice",
     put_twice_with_a_key_while_it_was_leased: "put_twice",
+    taken_with_other_data: "altered",
+    leased_with_other_data_the_second_time: "altered",
+    got_at_another_priority: "altered",
+    an_attempt_is_not_counted: "miscounted",
+    an_attempt_is_not_counted_when_the_lease_runs_out: "miscounted",
+    a_release_is_counted: "miscounted",
+    an_attempt_is_counted_that_was_none: "miscounted",
+    attempts_beyond_the_limit: "miscounted",
+    tried_before_anybody_had_it: "miscounted",
     early: "early",
     the_row_alone: "torn",
     the_row_of_a_put_that_failed: "torn",
@@ -502,6 +612,8 @@ WRONG: dict[Callable[[Story], None], str] = {
     got_twice: "got_twice",
     late: "late",
     late_long_after_a_stall: "late",
+    unwoken: "unwoken",
+    unwoken_in_one_queue: "unwoken",
     undrained: "undrained",
     leaked: "leaked",
     damaged: "damaged",
@@ -592,6 +704,41 @@ def test_an_extra_delivery_is_explained_by_what_happened_to_the_first(why):
     accounts = story.accounts()
     assert list(accounts.violations()) == []
     assert accounts.figures["extra deliveries"] == (why != "asked")
+
+
+@pytest.mark.parametrize("attempts", [1, 2, 3, 4])
+def test_a_lease_nobody_knows_of_and_a_release_of_unknown_outcome_leave_open_how_many_attempts_there_were(attempts):
+    story = good_day()
+    without(story, "work", "complete")
+    story.of_lease("release", _lease_of(story), "l", 2, at=1.5, out=UNKNOWN)
+    again(story, **{"as": [[DATA, 0, attempts]]})
+    assert [violation.rule for violation in story.violations()] == ["miscounted"] * (attempts == 4)
+
+
+def test_a_job_that_comes_back_from_the_dead_is_tried_as_if_it_were_new():
+    story = good_day()
+    fail_to_the_limit(story)
+    again(story, at=100, **{"as": [[DATA, 0, 1]]})
+    assert story.violations() == []
+
+
+def test_a_rolled_back_transaction_may_count_as_an_attempt():
+    story = good_day()
+    story.put("a", "transactional", 10)
+    story.effect("a", 10, out=FAILED, stored=False)
+    story.effect("a", 10, at=2, **{"as": [[DATA, 0, 1]]})
+    story.state.stats["transactional"]["put"] = 2
+    assert story.violations() == []
+
+
+@pytest.mark.parametrize("why", ["half of them were woken", "they are too few", "all stood still"])
+def test_some_long_waits_in_the_calm_are_no_lost_wake_ups(why):
+    story = good_day()
+    for n in range(FEW_WAITS - (why == "they are too few")):
+        probe(story, n, 0.01 if n <= FEW_WAITS // 2 and why == "half of them were woken" else 1)
+    if why == "all stood still":
+        story.fault("stall", 20, 20, since=9, actors=["take 1#1"])
+    assert story.violations() == []
 
 
 def test_a_lease_that_was_given_back_while_the_next_one_was_called_was_the_first():

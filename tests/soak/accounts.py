@@ -11,9 +11,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
+from statistics import median
 from typing import Any
 
-from .actors import mode_of
+from .actors import LEASE, MAX_ATTEMPTS, mode_of
 from .ledger import FAILED, OK, UNKNOWN, Operation
 
 # Seconds between the clock of the server and the moment a client writes its line, on one machine.
@@ -22,6 +23,11 @@ SLACK = 0.25
 # Seconds for which a statement may be on its way, and be executed, when its client has given up: the kernel sends
 # it again until tcp_user_timeout, and then it may wait for a lock.
 ON_ITS_WAY = 5.0
+
+# Whoever is woken has a job within some milliseconds, or tens of them on a busy machine; when all look by themselves
+# only, it is hundreds. The median of this many waits lies between the two, whatever a few of them are.
+WOKEN_WITHIN = 0.1
+FEW_WAITS = 5
 
 
 @dataclass
@@ -76,6 +82,8 @@ class Accounts:
         self.effects: dict[JobName, list[tuple[str, int]]] = defaultdict(list)
         self.by_job: dict[JobName, list[Operation]] = defaultdict(list)
         self.by_place: dict[tuple[str, int], Operation] = {}
+        # How each job was handed over: a checksum of its data, its priority and its attempts.
+        self.handed: dict[tuple[JobName, str, int], tuple[int, int, int]] = {}
         self.gets: list[Operation] = []
         self.faults: list[Operation] = []
         self.errors: Counter[str] = Counter()
@@ -108,6 +116,9 @@ class Accounts:
             for queue, id, key in operation.get("jobs", ()):
                 self.by_job[queue, id].append(operation)
                 self.ids[key].add((queue, id))
+            if operation.do in TAKEN:
+                for (queue, id, _), handed in zip(operation.get("jobs", ()), operation.get("as", ()), strict=True):
+                    self.handed[(queue, id), operation.actor, operation.op] = handed
 
     # Small questions
 
@@ -125,6 +136,9 @@ class Accounts:
 
     def of(self, job: JobName, *kinds: str) -> list[Operation]:
         return [operation for operation in self.by_job[job] if operation.do in kinds]
+
+    def handed_as(self, job: JobName, operation: Operation) -> tuple[int, int, int]:
+        return self.handed[job, operation.actor, operation.op]
 
     def accepted(self, job: JobName) -> list[Operation]:
         return [operation for operation in self.of(job, "complete") if is_done(operation)]
@@ -165,6 +179,8 @@ class Accounts:
         "never_put",
         "failed_but_there",
         "put_twice",
+        "altered",
+        "miscounted",
         "early",
         "torn",
         "effect_twice",
@@ -177,6 +193,7 @@ class Accounts:
         "delivered_without_cause",
         "got_twice",
         "late",
+        "unwoken",
         "undrained",
         "leaked",
         "damaged",
@@ -245,6 +262,51 @@ class Accounts:
                 history = [operation for job in sorted(jobs) for operation in self.by_job[job]]
                 yield Violation("put_twice", f"{key} is {sorted(jobs)}", (*puts, *history))
 
+    def altered(self) -> Iterator[Violation]:
+        """Handed over with other data, or at another priority, than it was put with."""
+        for key, jobs in self.ids.items():
+            puts = self.puts.get(key or "", ())
+            was_put = {(put["data"][put["keys"].index(key)], put["priority"]) for put in puts}
+            for job in jobs if was_put else ():
+                for taken in self.of(job, *TAKEN):
+                    data, priority, _ = self.handed_as(job, taken)
+                    if (data, priority) not in was_put:
+                        yield Violation("altered", f"{key}", (*puts, taken))
+
+    def miscounted(self) -> Iterator[Violation]:
+        """Somebody was told of more attempts than there can have been, or of a lease's, of fewer."""
+        for key, jobs in self.ids.items():
+            for job in jobs if key in self.puts else ():
+                earlier = None
+                for taken in self.leases(job) or self.of(job, *TAKEN):
+                    *_, attempts = self.handed_as(job, taken)
+                    if taken.do == "lease":
+                        allowed = self._attempts(job, earlier, taken, self.puts[key][0].began)
+                        earlier = taken
+                    else:
+                        allowed = set(range(1 + sum(other.began < taken.began for other in self.of(job, "effect"))))
+                    if attempts not in allowed:
+                        history = (*self.puts[key], *self.by_job[job])
+                        yield Violation("miscounted", f"{job}: {attempts}, not one of {sorted(allowed)}", history)
+
+    def _attempts(self, job: JobName, earlier: Operation | None, lease: Operation, put: float) -> set[int]:
+        """What a lease may count: the one before it, if that was not released, those nobody knows of, and itself.
+
+        Of a lease nobody knows when its answer was lost: then it ran out. A job that has used up its attempts was
+        among the dead, from where it came back as new.
+        """
+        before, since, releases = 0, put, []
+        if earlier is not None:
+            *_, before = self.handed_as(job, earlier)
+            mine = self.belonging_to(earlier)
+            releases = [operation for operation in mine if operation.do == "release"]
+            ends = (self._asked(operation, earlier) for operation in mine if may_be_given_back(operation))
+            since = min([self.until(earlier), *ends])
+        low = before + (not any(may_be_done(release) for release in releases))
+        unknown = max(0, int((handed_since(lease) - since) / LEASE))
+        high = before + (not any(is_done(release) for release in releases)) + unknown
+        return {(n - 1) % MAX_ATTEMPTS + 1 for n in range(low, high + 1)}
+
     def early(self) -> Iterator[Violation]:
         """Somebody had a scheduled job before its time."""
         for key, puts in self.puts.items():
@@ -291,12 +353,13 @@ class Accounts:
         for job in self.by_job:
             ends = [operation for operation in self.of(job, "effect", "complete") if self.is_surely_done(operation)]
             if len(ends) == 1:
-                taken = [op for op in self.of(job, *TAKEN) if op.began > ends[0].ended and not self._heard_late(op)]
+                later = (op for op in self.of(job, *TAKEN) if handed_since(op) > ends[0].ended)
+                taken = [operation for operation in later if not self._heard_late(operation)]
                 if taken:
                     yield Violation("taken_when_done", f"{job}", (*ends, *taken))
 
     def _heard_late(self, operation: Operation) -> bool:
-        """Whether it may have had the job long before: it, or its link, stood still. A lease says when it asked."""
+        """Whether it may have had the job long before: it, or its link, stood still. A lease says when it began."""
         return operation.do == "effect" and any(
             operation.actor in fault.get("actors", ())
             and fault.get("since", fault.began) < operation.began < fault.ended + ON_ITS_WAY
@@ -354,13 +417,16 @@ class Accounts:
 
     def _leases_in_a_row(self) -> Iterator[tuple[JobName, Operation, Operation]]:
         for job in self.by_job:
-            leases = self.of(job, "lease")
-            leases.sort(key=lambda lease: lease["until"])
-            for earlier, later in pairwise(leases):
-                if self._was_first(later, earlier):
-                    yield job, later, earlier
-                else:
-                    yield job, earlier, later
+            for earlier, later in pairwise(self.leases(job)):
+                yield job, earlier, later
+
+    def leases(self, job: JobName) -> list[Operation]:
+        """In their order."""
+        found = sorted(self.of(job, "lease"), key=lambda lease: lease["until"])
+        for n in range(1, len(found)):
+            if self._was_first(found[n], found[n - 1]):
+                found[n - 1 : n + 1] = found[n], found[n - 1]
+        return found
 
     def _was_first(self, lease: Operation, other: Operation) -> bool:
         """A lease may end after the one that follows it: its end is counted from the call, which may wait for locks.
@@ -379,13 +445,9 @@ class Accounts:
                 yield Violation("taken_while_leased", f"{job}", history)
 
     def given_back(self, lease: Operation, before: float) -> bool:
-        """By error, release or an exception out of a block; or that was tried, and nobody knows what came of it."""
+        """Or that was tried, and nobody knows what came of it."""
         return any(
-            self._asked(operation, lease) < before
-            and (
-                (operation.do in ("error", "release") and may_be_done(operation))
-                or (bool(operation.get("block")) and operation.out != OK)
-            )
+            may_be_given_back(operation) and self._asked(operation, lease) < before
             for operation in self.belonging_to(lease)
         )
 
@@ -397,7 +459,7 @@ class Accounts:
                 self.figures["delivered again, as was asked for"] += 1
                 continue
             self.figures["extra deliveries"] += 1
-            if fault := self.fault_of(earlier, earlier.began, max(self.until(earlier), earlier.ended)):
+            if fault := self.fault_of(earlier, handed_since(earlier), max(self.until(earlier), earlier.ended)):
                 self.figures[f"extra deliveries after: {fault['kind']}"] += 1
             elif any(operation.out != OK for operation in mine):
                 self.figures["extra deliveries after a call that failed, or nobody knows"] += 1
@@ -445,6 +507,17 @@ class Accounts:
             elif wait > self.late_after:
                 history = [operation for id in put["ids"] for operation in self.by_job[put["queue"], id]]
                 yield Violation("late", f"{put['keys'][0]} waited {wait:.2f} s in {put['queue']}", (put, *history))
+
+    def unwoken(self) -> Iterator[Violation]:
+        """In the calm, half of the jobs, or half of a queue's, waited so long that it seems that nobody was woken."""
+        waits = defaultdict(list)
+        for wait, put in self.waits:
+            if not self._stalled(put.began, put.ended + wait):
+                for where in (put["queue"], "all queues"):
+                    waits[where].append(wait)
+        for where, found in waits.items():
+            if len(found) >= FEW_WAITS and median(found) > WOKEN_WITHIN:
+                yield Violation("unwoken", f"{where}: half of {len(found)} jobs waited {median(found):.3f} s or longer")
 
     def _stalled(self, begin: float, end: float) -> bool:
         stalls = (fault for fault in self.faults if fault["kind"] == "stall")
@@ -511,6 +584,7 @@ class Accounts:
             "explained": dict(self.figures),
             "errors": dict(self.errors),
             "probes": len(self.waits),
+            "median wait": round(median(wait for wait, _ in self.waits), 4) if self.waits else 0.0,
             "longest wait": round(max((wait for wait, _ in self.waits), default=0.0), 3),
         }
 
@@ -519,6 +593,11 @@ class Accounts:
 TAKEN = ("effect", "lease", "get")
 # How a job leaves the queue.
 ENDS = ("effect", "complete", "get")
+
+
+def handed_since(operation: Operation) -> float:
+    """Since when somebody may have had the job: a lease is counted from the server's call, an effect begins with it."""
+    return operation["until"] - LEASE if operation.do == "lease" else operation.began
 
 
 def is_done(operation: Operation) -> bool:
@@ -534,6 +613,13 @@ def has_effect(operation: Operation) -> bool:
 def is_given_back(operation: Operation) -> bool:
     """By an error or a release that was accepted, or by an actor's own exception out of a block."""
     return (operation.do in ("error", "release") and is_done(operation)) or operation.get("error") == "RolledBack"
+
+
+def may_be_given_back(operation: Operation) -> bool:
+    """By error, release or any exception out of a block."""
+    return (operation.do in ("error", "release") and may_be_done(operation)) or (
+        bool(operation.get("block")) and operation.out != OK
+    )
 
 
 def may_be_done(operation: Operation) -> bool:

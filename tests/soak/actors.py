@@ -16,6 +16,8 @@ import random
 import signal
 import sys
 import threading
+import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
@@ -36,6 +38,12 @@ from .ledger import FAILED, OK, UNKNOWN, Ledger, RolledBack, name_of
 QUEUES = ("transactional", "transactional too", "leased", "fleeting")
 # Seconds; a worker is stopped for longer.
 LEASE = 2.0
+MAX_ATTEMPTS = 6
+
+# Seconds for which a consumer waits for a job, and how often it looks meanwhile as nobody wakes it: the poll interval.
+# The longer both are, the longer is a wait in the calm when no wake-up comes.
+PATIENCE = 4.0
+POLL = listener.POLL
 
 # A process that did not get to run for so long, in seconds, notes it: it may lose its lease by that.
 STALL = 0.7
@@ -70,7 +78,7 @@ class Part:
         return json.dumps(asdict(self))
 
 
-class Actor:
+class Actor(ABC):
     """One process."""
 
     def __init__(self, part: Part) -> None:
@@ -82,8 +90,9 @@ class Actor:
         self.stopping = False
         self._conn: psycopg.Connection[Any] | None = None
 
+    @abstractmethod
     def step(self) -> None:
-        raise NotImplementedError
+        """An operation, or some."""
 
     def run(self) -> None:
         self.ledger.begin("born")
@@ -140,8 +149,9 @@ class Producer(Actor):
         return f"{self.id}.{self.keys}"
 
     def data(self, key: str) -> dict[str, str]:
-        # Some of it out of line.
-        return {"key": key, "text": "x" * self.dice.choice([0, 0, 100, 5000])}
+        # Some of it out of line: by chance, or it would be compressed; not much, or it would fill the small disk.
+        size = 4000 if self.chance(0.05) else self.dice.choice([0, 0, 100])
+        return {"key": key, "text": self.dice.randbytes(size // 2).hex()}
 
     def options(self) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -154,39 +164,47 @@ class Producer(Actor):
         return found
 
     def put(self) -> None:
-        key, options = self.key(), self.options()
-        with self.ledger.operation("put", **self.intent(key, options=options)) as entry:
-            entry.note(ids=[self.pq[self.queue].put(self.data(key), **_times(options))])
+        data, options = self.data(self.key()), self.options()
+        with self.ledger.operation("put", **self.intent(data, options=options)) as entry:
+            entry.note(ids=[self.pq[self.queue].put(data, **_times(options))])
 
-    def intent(self, *keys: str, options: dict[str, Any], **more: Any) -> dict[str, Any]:
-        return {"queue": self.queue, "keys": keys, "delay": options.get("schedule_at"), **more}
+    def intent(self, *data: dict[str, str], options: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
+        options = options or {}
+        return {
+            "queue": self.queue,
+            "keys": [each["key"] for each in data],
+            "data": [checksum(each) for each in data],
+            "priority": options.get("priority", 0),
+            "delay": options.get("schedule_at"),
+            **more,
+        }
 
     def put_keyed(self) -> None:
         """With a dedupe key; repeated as long as nobody knows whether it is there."""
-        key = self.key()
-        dedupe_key = None if self.part.plant == "repeat-without-key" else key
-        data, options = self.data(key), self.options()
+        data, options = self.data(self.key()), self.options()
+        dedupe_key = None if self.part.plant == "repeat-without-key" else data["key"]
         for _ in range(20):
             try:
-                with self.ledger.operation("put", **self.intent(key, options=options, dedupe=dedupe_key)) as entry:
+                with self.ledger.operation("put", **self.intent(data, options=options, dedupe=dedupe_key)) as entry:
                     entry.note(ids=[self.pq[self.queue].put(data, dedupe_key=dedupe_key, **_times(options))])
                 return
             except CommitUnknown:
                 sleep(0.1)
 
+    def batch(self) -> list[dict[str, str]]:
+        return [self.data(self.key()) for _ in range(self.dice.randrange(1, 20))]
+
     def put_many(self) -> None:
-        keys = [self.key() for _ in range(self.dice.randrange(1, 20))]
-        dedupe_keys, options = keys if self.chance(0.5) else None, self.options()
-        with self.ledger.operation("put", **self.intent(*keys, options=options)) as entry:
-            data = [self.data(key) for key in keys]
+        data, options = self.batch(), self.options()
+        dedupe_keys = [each["key"] for each in data] if self.chance(0.5) else None
+        with self.ledger.operation("put", **self.intent(*data, options=options)) as entry:
             entry.note(ids=self.pq[self.queue].put_many(data, dedupe_keys=dedupe_keys, **_times(options)))
 
     def put_with_sale(self) -> None:
         """In a transaction with a row of our own; some are rolled back, and in some an error is swallowed."""
-        key = self.key()
-        queue = self.pq[self.queue]
+        data, queue = self.data(self.key()), self.pq[self.queue]
         rolled_back, swallowed = self.chance(0.15), self.chance(0.1)
-        with self.ledger.operation("put", queue=self.queue, keys=[key], sale=True) as entry, ExitStack() as stack:
+        with self.ledger.operation("put", **self.intent(data, sale=True)) as entry, ExitStack() as stack:
             if self.part.plant == "swallowed-error":
                 conn = self.conn
                 queue = PQ(conn)[self.queue]
@@ -194,11 +212,11 @@ class Producer(Actor):
                 cursor = conn.cursor()
             else:
                 cursor = stack.enter_context(queue)
-            cursor.execute("insert into sale (key) values (%s)", [key])
-            entry.note(ids=[queue.put(self.data(key))])
+            cursor.execute("insert into sale (key) values (%s)", [data["key"]])
+            entry.note(ids=[queue.put(data)])
             if swallowed:
                 with suppress(psycopg.errors.UniqueViolation):
-                    cursor.execute("insert into sale (key) values (%s)", [key])
+                    cursor.execute("insert into sale (key) values (%s)", [data["key"]])
             if rolled_back:
                 raise RolledBack
 
@@ -211,12 +229,12 @@ class SqlProducer(Producer):
     """The same by plain SQL."""
 
     def put(self) -> None:
-        key, options = self.key(), self.options()
+        data, options = self.data(self.key()), self.options()
         conn = self.conn
-        with self.ledger.operation("put", conn, **self.intent(key, options=options)) as entry:
+        with self.ledger.operation("put", conn, **self.intent(data, options=options)) as entry:
             (id,) = conn.execute(
                 "select queue_put(%s, %s, schedule_in => %s::float8 * interval '1 s', priority => %s)",
-                [self.queue, json.dumps(self.data(key)), options.get("schedule_at"), options.get("priority", 0)],
+                [self.queue, json.dumps(data), options.get("schedule_at"), options.get("priority", 0)],
             ).fetchone()
             entry.note(ids=[id])
 
@@ -224,23 +242,21 @@ class SqlProducer(Producer):
         self.put()
 
     def put_many(self) -> None:
-        conn = self.conn
-        keys = [self.key() for _ in range(self.dice.randrange(1, 20))]
-        with self.ledger.operation("put", conn, queue=self.queue, keys=keys) as entry:
+        conn, data = self.conn, self.batch()
+        with self.ledger.operation("put", conn, **self.intent(*data)) as entry:
             rows = conn.execute(
                 "select id from queue_put_many(%s, %s::jsonb[])",
-                [self.queue, [json.dumps(self.data(key)) for key in keys]],
+                [self.queue, [json.dumps(each) for each in data]],
             ).fetchall()
             entry.note(ids=[id for (id,) in rows])
 
     def put_with_sale(self) -> None:
-        key = self.key()
-        conn = self.conn
-        with self.ledger.operation("put", conn, queue=self.queue, keys=[key], sale=True) as entry:
+        conn, data = self.conn, self.data(self.key())
+        with self.ledger.operation("put", conn, **self.intent(data, sale=True)) as entry:
             entry.committing = False
             conn.execute("begin")
-            conn.execute("insert into sale (key) values (%s)", [key])
-            (id,) = conn.execute("select queue_put(%s, %s)", [self.queue, json.dumps(self.data(key))]).fetchone()
+            conn.execute("insert into sale (key) values (%s)", [data["key"]])
+            (id,) = conn.execute("select queue_put(%s, %s)", [self.queue, json.dumps(data)]).fetchone()
             entry.note(ids=[id])
             if self.chance(0.1):
                 conn.execute("savepoint s")
@@ -290,15 +306,25 @@ def named(*jobs: Job | AsyncJob) -> list[list[Any]]:
     return [[job.queue, job.id, job.data["key"]] for job in jobs]
 
 
+def handed(*given: Job | AsyncJob | None) -> dict[str, Any]:
+    """What a ledger says of jobs that somebody is given."""
+    jobs = [job for job in given if job is not None]
+    return {"jobs": named(*jobs), "as": [[checksum(job.data), job.priority, job.attempts] for job in jobs]}
+
+
+def checksum(data: dict[str, str]) -> int:
+    return zlib.crc32(json.dumps(data, sort_keys=True).encode())
+
+
 class Taker(Consumer):
     """`with queue.take()`, the effect in the same transaction."""
 
     mode = "transactional"
 
     def step(self) -> None:
-        with self.ledger.operation("effect") as entry, self.queue.take(timeout=1) as job:
+        with self.ledger.operation("effect") as entry, self.queue.take(timeout=PATIENCE) as job:
             if job is not None:
-                entry.begin(jobs=named(job))
+                entry.begin(**handed(job))
                 self.have_effects(entry.op, job)
                 if self.chance(0.05):
                     raise RolledBack
@@ -316,11 +342,11 @@ class Listener(Taker):
     def step(self) -> None:
         op, inside = None, False
         try:
-            for job in self.queue.listen(timeout=1):
+            for job in self.queue.listen(timeout=PATIENCE):
                 if op is not None:
                     self.ledger.end(op, OK)
                 inside = True
-                op = self.ledger.begin("effect", jobs=named(job))
+                op = self.ledger.begin("effect", **handed(job))
                 self.have_effects(op, job)
                 if self.stopping or self.chance(0.05):
                     break
@@ -344,7 +370,7 @@ class Batcher(Taker):
         with self.ledger.operation("effect") as entry, self.queue:
             jobs = self.queue.get_many(self.dice.randrange(1, 6))
             if jobs:
-                entry.begin(jobs=named(*jobs))
+                entry.begin(**handed(*jobs))
                 self.have_effects(entry.op, *jobs)
                 if self.chance(0.05):
                     raise RolledBack
@@ -364,8 +390,9 @@ class SqlTaker(Consumer):
         row = wait(conn, name)
         if row is None:
             return
-        id, data = row
-        with self.ledger.operation("effect", conn, jobs=[[name, id, data["key"]]]) as entry:
+        id, data, priority, attempts = row
+        given = {"jobs": [[name, id, data["key"]]], "as": [[checksum(data), priority, attempts]]}
+        with self.ledger.operation("effect", conn, **given) as entry:
             entry.committing = False
             conn.execute(EFFECT, [name, id, data["key"], self.id, entry.op])
             self.work(0.1)
@@ -374,7 +401,7 @@ class SqlTaker(Consumer):
 
     def look(self, conn: psycopg.Connection[Any], name: str) -> Any:
         conn.execute("begin")
-        row = conn.execute("select id, data from queue_get(%s)", [name]).fetchone()
+        row = conn.execute("select id, data, priority, attempts from queue_get(%s)", [name]).fetchone()
         if row is None:
             conn.execute("commit")
         return row
@@ -396,7 +423,7 @@ class SqlTaker(Consumer):
         return row
 
     def sleep(self, conn: psycopg.Connection[Any], pause: float | None) -> None:
-        until = monotonic() + min(pause or 60, self.part.poll or 1)
+        until = monotonic() + min(pause or 60, self.part.poll or POLL)
         while not self.stopping and (left := until - monotonic()) > 0:
             if list(conn.notifies(timeout=min(left, 0.25), stop_after=1)):
                 return
@@ -413,9 +440,9 @@ class Leaser(Consumer):
 
     def step(self) -> None:
         with self.ledger.operation("lease", queue=self.names[0]) as entry:
-            job = self.queue.lease(lease_for=LEASE, timeout=1, consumer=self.id)
+            job = self.queue.lease(lease_for=LEASE, timeout=PATIENCE, consumer=self.id)
             if job is not None:
-                entry.note(jobs=named(job), until=job.lease_until.timestamp(), attempts=job.attempts)
+                entry.note(**handed(job), until=job.lease_until.timestamp())
         if job is None:
             return
         self.of = {"of": entry.op, "jobs": named(job)}
@@ -496,12 +523,12 @@ class Getter(Consumer):
     def step(self) -> None:
         if self.chance(0.8):
             with self.ledger.operation("get", queue=self.names[0], count=1) as entry:
-                job = self.queue.get(timeout=1)
-                entry.note(jobs=[] if job is None else named(job))
+                job = self.queue.get(timeout=PATIENCE)
+                entry.note(**handed(job))
         else:
             count = self.dice.randrange(2, 6)
             with self.ledger.operation("get", queue=self.names[0], count=count) as entry:
-                entry.note(jobs=named(*self.queue.get_many(count, block=True, timeout=1)))
+                entry.note(**handed(*self.queue.get_many(count, block=True, timeout=PATIENCE)))
         self.work(0.2)
 
 
@@ -511,12 +538,12 @@ class Eater(Consumer):
     mode = "fleeting"
 
     def step(self) -> None:
-        jobs = self.queue.consume(timeout=1)
+        jobs = self.queue.consume(timeout=PATIENCE)
         job: Job | None
         while not self.stopping:
             with self.ledger.operation("get", queue=self.names[0], count=1) as entry:
                 job = next(jobs, None)
-                entry.note(jobs=[] if job is None else named(job))
+                entry.note(**handed(job))
             if job is None:
                 return
 
@@ -526,8 +553,8 @@ class Tasks(Consumer):
 
     mode = "leased"
 
-    def run(self) -> None:
-        self.ledger.begin("born")
+    def step(self) -> None:
+        """All there is, until the end."""
         asyncio.run(self.play())
 
     async def play(self) -> None:
@@ -547,9 +574,9 @@ class Tasks(Consumer):
     async def take(self, pq: AsyncPQ) -> None:
         queue = pq["transactional", "transactional too"]
         with self.ledger.operation("effect") as entry:
-            async with queue.take(timeout=1) as job:
+            async with queue.take(timeout=PATIENCE) as job:
                 if job is not None:
-                    entry.begin(jobs=named(job))
+                    entry.begin(**handed(job))
                     async with queue as cursor:
                         await cursor.execute(EFFECT, [*named(job)[0], self.id, entry.op])
                     if self.chance(0.05):
@@ -557,9 +584,9 @@ class Tasks(Consumer):
 
     async def lease(self, pq: AsyncPQ) -> None:
         with self.ledger.operation("lease", queue="leased") as entry:
-            job = await pq["leased"].lease(lease_for=LEASE, timeout=1, consumer=self.id)
+            job = await pq["leased"].lease(lease_for=LEASE, timeout=PATIENCE, consumer=self.id)
             if job is not None:
-                entry.note(jobs=named(job), until=job.lease_until.timestamp(), attempts=job.attempts)
+                entry.note(**handed(job), until=job.lease_until.timestamp())
         if job is None:
             return
         of: dict[str, Any] = {"of": entry.op, "jobs": named(job)}
@@ -570,8 +597,8 @@ class Tasks(Consumer):
 
     async def get(self, pq: AsyncPQ) -> None:
         with self.ledger.operation("get", queue="fleeting", count=1) as entry:
-            job = await pq["fleeting"].get(timeout=1)
-            entry.note(jobs=[] if job is None else named(job))
+            job = await pq["fleeting"].get(timeout=PATIENCE)
+            entry.note(**handed(job))
         await asyncio.sleep(0.01 * self.dice.random())
 
 
@@ -603,6 +630,8 @@ KINDS: dict[str, type[Actor]] = {
     "keep": Keeper,
 }
 PRODUCERS = ("put", "put-sql")
+# Who looks without being woken, all the time.
+LOOKERS = ("batch",)
 
 
 def end_with_parent() -> None:

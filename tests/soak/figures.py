@@ -46,6 +46,7 @@ def table(runs: list[dict[str, Any]]) -> Iterator[str]:
     for kind in sorted({kind for run in runs for kind in run["explained"]}):
         yield line(f"explained: {kind}", *(run["explained"].get(kind, 0) for run in runs))
     yield line("violations: lost, duplicated, unexplained, damaged, …", *(len(run["violations"]) for run in runs))
+    yield line("median wait in the calm, seconds", *(f"{run['median wait']:.4f}" for run in runs))
     yield line("longest wait in the calm, seconds", *(f"{run['longest wait']:.3f}" for run in runs))
 
 

@@ -130,6 +130,12 @@ PLANTS = {
         "late",
         quiet(0.5, "take-sql", probe=8, options={**ONE, "poll": 6}),
     ),
+    # As good as a notification that is lost, for all: they look every two seconds, and there are some of them.
+    "nobody-woken": Plant(
+        "unwoken",
+        quiet(0.5, *("take", "take", "lease", "lease", "lease", "get", "get"), probe=8),
+        statements=("create or replace function _queue_nobody_sleeps(queue text) returns boolean return true",),
+    ),
     "swallowed-error": Plant("lost", quiet(3, "put", "put", "take", options=ONE)),
     # Whoever's wait for a standby is cut short has committed, and does not know.
     "repeat-without-key": Plant(

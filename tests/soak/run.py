@@ -17,7 +17,7 @@ import psycopg
 from pgq_py import PQ
 
 from .accounts import Accounts, State, Violation
-from .actors import PRODUCERS, QUEUES
+from .actors import LOOKERS, PRODUCERS, QUEUES
 from .ledger import read_folder
 from .nemesis import Nemesis
 from .plan import Plan
@@ -95,7 +95,7 @@ def play(made: Stage, seed: int, plan: Plan, plant: str | None) -> State:
     nemesis.run(progress=lambda: say(f"    {progress(made)}; {nemesis.told()}"))
     say(f"healed: {nemesis.told()}")
     made.check()
-    made.end(made.of(*PRODUCERS))
+    made.end(made.of(*PRODUCERS, *LOOKERS))
     with PQ(made.place.dsn("soak")) as pq:
         say("drain:", drain(pq))
     prober = made.add("probe", "probe", seed, **options)
@@ -219,7 +219,8 @@ def report(result: Result) -> None:
             say(f"    {count:>8,}  {name}")
     for kind, why in result.absent.items():
         say(f"      absent  {kind} ({why})")
-    say(f"\nlongest of {summary['probes']} waits in the calm: {summary['longest wait']:.3f} s")
+    waits = f"longest of {summary['probes']} waits in the calm: {summary['longest wait']:.3f} s"
+    say(f"\n{waits}, median {summary['median wait']:.4f} s")
     for violation in result.violations[:20]:
         say(f"\n{violation}")
     if result.violations:

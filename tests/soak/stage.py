@@ -18,7 +18,7 @@ from servers import Server
 
 from pgq_py import PQ
 
-from .actors import KINDS, Part
+from .actors import KINDS, MAX_ATTEMPTS, Part
 
 TESTS = Path(__file__).parent.parent
 DISK_BYTES = 24 * 1024 * 1024
@@ -73,9 +73,9 @@ class Place(Server):
             conn.execute("create database soak")
         with PQ(self.dsn("soak")) as pq:
             pq.create()
-            pq["leased"].configure(max_attempts=6, retry_in=0.3)
+            pq["leased"].configure(max_attempts=MAX_ATTEMPTS, retry_in=0.3)
             for name in ("transactional", "transactional too"):
-                pq[name].configure(max_attempts=6, retry_in=0.3)
+                pq[name].configure(max_attempts=MAX_ATTEMPTS, retry_in=0.3)
         with self.admin() as conn:
             conn.execute(TABLES)
 
