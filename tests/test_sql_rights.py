@@ -182,7 +182,10 @@ def test_execute_is_granted_on_what_the_rights_need_and_on_nothing_else(conn, ro
 
 
 def test_every_function_asks_before_it_does_anything_else():
-    owner = "if current_setting('session_authorization') <> current_user or current_setting('role') <> 'none' then"
+    owner = (
+        "if session_user <> current_user or current_setting('session_authorization') = '' "
+        "or current_setting('role') <> 'none' then"
+    )
     for path in sorted((ROOT / "sql" / "functions").glob("queue_*.sql")):
         if path.stem in {"queue_version", "queue_rights"}:
             continue
@@ -594,6 +597,19 @@ def test_the_owner_goes_on_when_it_is_renamed(conn, roles):
         app.execute("""select "Billing queue".queue_put('apples', '1')""")
     finally:
         conn.execute("alter role shop rename to app")
+
+
+def test_who_connected_under_the_name_that_the_owner_has_now_is_not_the_owner(conn, roles):
+    roles.make("app", "web")
+    installed_by(conn, "app", "Billing queue")
+    conn.execute("""select "Billing queue".queue_grant('apples', 'web', 'put')""")
+    web = roles.connect("web")
+    conn.execute("alter role web rename to former; alter role app rename to web")
+    try:
+        web.execute("""select "Billing queue".queue_put('apples', '1')""")
+        refused(web, "42501", """select "Billing queue".queue_put('pears', '1')""", hint=True)
+    finally:
+        conn.execute("alter role web rename to app; alter role former rename to web")
 
 
 # What takes EXECUTE away, or comes without

@@ -24,9 +24,7 @@ ROUNDS, CALLS = 200, 200
 ROLE = "show_rights"
 DATA = '{"kind": "Cox", "pad": "' + "x" * 77 + '"}'
 # The test in each of the functions that are called most.
-ASKS = re.compile(
-    r"\n        and \(\s*current_setting\('session_authorization'\) = current_user.*?_queue_may\([^)]*\)\s*\)", re.S
-)
+ASKS = re.compile(r"\n        and \(\s*session_user = current_user.*?_queue_may\([^)]*\)\s*\)", re.S)
 WHO = {
     "asks nobody": ("bare", None),
     "the same again": ("again", None),
