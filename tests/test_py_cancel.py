@@ -6,9 +6,11 @@ from __future__ import annotations
 import _thread
 import asyncio
 import contextlib
+import os
 import random
 import signal
 import threading
+from collections.abc import Iterator
 from time import monotonic
 from typing import Any
 
@@ -18,8 +20,10 @@ from psycopg.pq import TransactionStatus
 from psycopg_pool import ConnectionPool
 from worlds import PATIENCE, Background, World
 
-from pgq_py import PQ, AsyncPQ
+from pgq_py import PQ, AsyncPQ, driver
+from pgq_py._async import session as async_session
 from pgq_py._async.session import AsyncSession
+from pgq_py._sync import session as sync_session
 from pgq_py._sync.session import Session
 from pgq_py._sync.use import Use
 from pgq_py.errors import ConnectionBusy
@@ -208,6 +212,48 @@ async def test_a_statement_cancelled_while_it_waits_leaves_the_connection_as_it_
 def wait_for_lock(conn: psycopg.Connection[Any], pid: int) -> None:
     while conn.execute("select wait_event_type from pg_stat_activity where pid = %s", [pid]).fetchone() != ("Lock",):
         pass
+
+
+@contextlib.contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """A session of the server's that does nothing, and neither sees that its client has gone."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+@pytest.fixture
+def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    for session in (sync_session, async_session):
+        monkeypatch.setattr(session, "CANCEL_WITHIN", 0.5)
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("world", ["sync", "async"], indirect=True)
+async def test_a_stopped_server_is_not_waited_for_when_a_statement_was_interrupted(
+    world, conn, monkeypatch, short_patience, caplog
+):
+    """Between two steps, where psycopg does not wait itself: the statement is sent, and its answer not yet awaited."""
+
+    def interrupt(pgconn: Any) -> Iterator[Any]:
+        monkeypatch.setattr(driver, "execute", execute)
+        raise KeyboardInterrupt if world.is_sync else asyncio.CancelledError
+        yield
+
+    mine, execute = await world.connect(autocommit=True), driver.execute
+    queue = world.pq(mine)["apples"]
+    await queue.put(1)
+    with stopped(mine.info.backend_pid):
+        monkeypatch.setattr(driver, "execute", interrupt)
+        with pytest.raises(KeyboardInterrupt if world.is_sync else asyncio.CancelledError) as raised:
+            await queue.get()
+        assert mine.closed
+        assert left(conn) == [1]
+    (note,) = raised.value.__notes__
+    assert "whether jobs were taken nobody knows" in note
+    assert note in caplog.text
 
 
 @pytest.mark.parametrize("kind", WAYS)

@@ -500,13 +500,13 @@ async def _end(conn: Connection, execution: Execution) -> None:
     """Find out how a statement has ended whose steps were interrupted, under the connection's lock.
 
     Psycopg has done so where the interruption met it waiting. One that came between two steps has left the
-    server at work.
+    server at work. One that does not answer (it is stopped, or its host) costs the connection.
     """
     if conn.pgconn.transaction_status != _ACTIVE or conn.pgconn.pipeline_status != _NO_PIPELINE:
         return
     try:
         await conn.cancel_safe(timeout=CANCEL_WITHIN)
-        await conn.wait(execution.rest())
+        await conn.wait(execution.rest(), timeout=CANCEL_WITHIN)
     except psycopg.Error:
         pass  # the interruption that brought us here says more
     finally:

@@ -129,7 +129,7 @@ class Use:
     def _give_back(self, taking: Taking, error: BaseException) -> None:
         """Put again, or release. What was put again has a new id: the old one went with what took the job."""
         if taking.is_own and taking.outcome.is_unknown and not isinstance(error, Exception):
-            _tell(error, "interrupted again before the server's answer: whether jobs were taken nobody knows")
+            _tell(error, "the connection was closed before the server's answer: whether jobs were taken nobody knows")
         if not taking.left():
             return
         try:
