@@ -256,6 +256,44 @@ async def test_a_stopped_server_is_not_waited_for_when_a_statement_was_interrupt
     assert note in caplog.text
 
 
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("call", ["get", "take", "listen"])
+def test_control_c_ends_a_call_that_waits_for_jobs_while_the_server_is_stopped(
+    database, sleepers, short_patience, call
+):
+    """It can't be told that nobody listens any more."""
+    with contextlib.closing(database.connect()) as mine:
+        queue = PQ(mine)["apples"]
+        calls = {"get": queue.get, "take": queue.take().__enter__, "listen": lambda: next(queue.listen())}
+        pid = mine.info.backend_pid
+        sleepers.before = lambda: os.kill(pid, signal.SIGSTOP)
+
+        def interrupt() -> None:
+            sleepers.wait()
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+        interrupting = Background(interrupt)
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                calls[call]()
+            interrupting.result()
+            assert mine.closed
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+
+@pytest.mark.timeout(30)
+async def test_a_cancellation_ends_a_get_that_waits_while_the_server_is_stopped(database, sleepers, short_patience):
+    async with await psycopg.AsyncConnection.connect(database.dsn, autocommit=True) as mine:
+        task = asyncio.create_task(AsyncPQ(mine)["apples"].get())
+        await asyncio.to_thread(sleepers.wait)
+        with stopped(mine.info.backend_pid):
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        assert mine.closed
+
+
 @pytest.mark.parametrize("kind", WAYS)
 async def test_a_block_that_runs_out_of_time_is_rolled_back(world, conn, kind):
     queue = (await world.way(kind))["apples"]

@@ -450,7 +450,7 @@ class AsyncTake:
             if self._transaction is not None:
                 await self._transaction.abandon(error)
         finally:
-            await self._use.close()
+            await self._use.close(error)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -96,6 +96,8 @@ class AsyncSession:
         self._pid = os.getpid()
         # Of a connection that threads or tasks share: between looking at its state and acting on it.
         self._lock: AsyncLock | None = None
+        # Whether a statement that the server does not answer in time is given up, as after an interruption.
+        self.is_hurried = False
 
     @property
     def is_shared(self) -> bool:
@@ -186,7 +188,8 @@ class AsyncSession:
                 async with conn.lock:
                     try:
                         # A host's connection begins a transaction as the host has set it.
-                        await conn.wait(execution.steps(begins=self._conn is None))
+                        steps = execution.steps(begins=self._conn is None)
+                        await conn.wait(steps, timeout=CANCEL_WITHIN if self.is_hurried else None)
                     except BaseException:
                         await _end(conn, execution)
                         raise

@@ -451,7 +451,7 @@ class Take:
             if self._transaction is not None:
                 self._transaction.abandon(error)
         finally:
-            self._use.close()
+            self._use.close(error)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -97,6 +97,8 @@ class Session:
         self._pid = os.getpid()
         # Of a connection that threads or tasks share: between looking at its state and acting on it.
         self._lock: Lock | None = None
+        # Whether a statement that the server does not answer in time is given up, as after an interruption.
+        self.is_hurried = False
 
     @property
     def is_shared(self) -> bool:
@@ -187,7 +189,8 @@ class Session:
                 with conn.lock:
                     try:
                         # A host's connection begins a transaction as the host has set it.
-                        conn.wait(execution.steps(begins=self._conn is None))
+                        steps = execution.steps(begins=self._conn is None)
+                        conn.wait(steps, timeout=CANCEL_WITHIN if self.is_hurried else None)
                     except BaseException:
                         _end(conn, execution)
                         raise

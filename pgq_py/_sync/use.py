@@ -97,10 +97,10 @@ class Use:
         self._listener.start()
         return self._listener
 
-    def close(self) -> None:
-        """Stop to listen, and give the connection back. May be repeated."""
+    def close(self, after: BaseException | None = None) -> None:
+        """Stop to listen, and give the connection back, after an error or an interruption too. May be repeated."""
         if self._listener is not None:
-            self._listener.stop()
+            self._listener.stop(after)
         if self._own is not None:
             self._own.close()
 
@@ -118,13 +118,13 @@ class Use:
     def _let_go(self, error: BaseException) -> None:
         try:
             if self._listener is not None:
-                self._listener.stop()
+                self._listener.stop(error)
         finally:
             try:
                 if self.taking is not None:
                     self._give_back(self.taking, error)
             finally:
-                self.close()
+                self.close(error)
 
     def _give_back(self, taking: Taking, error: BaseException) -> None:
         """Put again, or release. What was put again has a new id: the old one went with what took the job."""
