@@ -415,8 +415,8 @@ def test_a_job_that_cannot_be_put_again_goes_to_the_dead(database, conn, monkeyp
     """The queue has become full between the get and the interruption."""
     close, closed = Use.close, []
 
-    def interrupt(self: Any) -> None:
-        close(self)
+    def interrupt(self: Any, after: Any = None) -> None:
+        close(self, after)
         if not closed:
             closed.append(self)
             conn.execute("select queue_put('apples', '2')")
@@ -439,8 +439,8 @@ def test_a_job_that_cannot_be_put_again_goes_to_the_dead(database, conn, monkeyp
 def test_a_job_that_cannot_be_given_back_at_all_is_named(database, conn, monkeypatch, caplog):
     close, closed = Use.close, []
 
-    def interrupt(self: Any) -> None:
-        close(self)
+    def interrupt(self: Any, after: Any = None) -> None:
+        close(self, after)
         if not closed:
             closed.append(self)
             conn.execute("alter function queue_put rename to queue_put_no; alter function queue_bury rename to bury_no")
