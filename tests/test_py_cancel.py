@@ -6,9 +6,11 @@ from __future__ import annotations
 import _thread
 import asyncio
 import contextlib
+import os
 import random
 import signal
 import threading
+from collections.abc import Iterator
 from time import monotonic
 from typing import Any
 
@@ -18,8 +20,10 @@ from psycopg.pq import TransactionStatus
 from psycopg_pool import ConnectionPool
 from worlds import PATIENCE, Background, World
 
-from pgq_py import PQ, AsyncPQ
+from pgq_py import PQ, AsyncPQ, driver
+from pgq_py._async import session as async_session
 from pgq_py._async.session import AsyncSession
+from pgq_py._sync import session as sync_session
 from pgq_py._sync.session import Session
 from pgq_py._sync.use import Use
 from pgq_py.errors import ConnectionBusy
@@ -210,6 +214,86 @@ def wait_for_lock(conn: psycopg.Connection[Any], pid: int) -> None:
         pass
 
 
+@contextlib.contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """A session of the server's that does nothing, and neither sees that its client has gone."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+@pytest.fixture
+def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    for session in (sync_session, async_session):
+        monkeypatch.setattr(session, "CANCEL_WITHIN", 0.5)
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("world", ["sync", "async"], indirect=True)
+async def test_a_stopped_server_is_not_waited_for_when_a_statement_was_interrupted(
+    world, conn, monkeypatch, short_patience, caplog
+):
+    """Between two steps, where psycopg does not wait itself: the statement is sent, and its answer not yet awaited."""
+
+    def interrupt(pgconn: Any) -> Iterator[Any]:
+        monkeypatch.setattr(driver, "execute", execute)
+        raise KeyboardInterrupt if world.is_sync else asyncio.CancelledError
+        yield
+
+    mine, execute = await world.connect(autocommit=True), driver.execute
+    queue = world.pq(mine)["apples"]
+    await queue.put(1)
+    with stopped(mine.info.backend_pid):
+        monkeypatch.setattr(driver, "execute", interrupt)
+        with pytest.raises(KeyboardInterrupt if world.is_sync else asyncio.CancelledError) as raised:
+            await queue.get()
+        assert mine.closed
+        assert left(conn) == [1]
+    (note,) = raised.value.__notes__
+    assert "whether jobs were taken nobody knows" in note
+    assert note in caplog.text
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("call", ["get", "take", "listen"])
+def test_control_c_ends_a_call_that_waits_for_jobs_while_the_server_is_stopped(
+    database, sleepers, short_patience, call
+):
+    """It can't be told that nobody listens any more."""
+    with contextlib.closing(database.connect()) as mine:
+        queue = PQ(mine)["apples"]
+        calls = {"get": queue.get, "take": queue.take().__enter__, "listen": lambda: next(queue.listen())}
+        pid = mine.info.backend_pid
+        sleepers.before = lambda: os.kill(pid, signal.SIGSTOP)
+
+        def interrupt() -> None:
+            sleepers.wait()
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+        interrupting = Background(interrupt)
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                calls[call]()
+            interrupting.result()
+            assert mine.closed
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+
+@pytest.mark.timeout(30)
+async def test_a_cancellation_ends_a_get_that_waits_while_the_server_is_stopped(database, sleepers, short_patience):
+    async with await psycopg.AsyncConnection.connect(database.dsn, autocommit=True) as mine:
+        task = asyncio.create_task(AsyncPQ(mine)["apples"].get())
+        await asyncio.to_thread(sleepers.wait)
+        with stopped(mine.info.backend_pid):
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        assert mine.closed
+
+
 @pytest.mark.parametrize("kind", WAYS)
 async def test_a_block_that_runs_out_of_time_is_rolled_back(world, conn, kind):
     queue = (await world.way(kind))["apples"]
@@ -331,8 +415,8 @@ def test_a_job_that_cannot_be_put_again_goes_to_the_dead(database, conn, monkeyp
     """The queue has become full between the get and the interruption."""
     close, closed = Use.close, []
 
-    def interrupt(self: Any) -> None:
-        close(self)
+    def interrupt(self: Any, after: Any = None) -> None:
+        close(self, after)
         if not closed:
             closed.append(self)
             conn.execute("select queue_put('apples', '2')")
@@ -355,8 +439,8 @@ def test_a_job_that_cannot_be_put_again_goes_to_the_dead(database, conn, monkeyp
 def test_a_job_that_cannot_be_given_back_at_all_is_named(database, conn, monkeypatch, caplog):
     close, closed = Use.close, []
 
-    def interrupt(self: Any) -> None:
-        close(self)
+    def interrupt(self: Any, after: Any = None) -> None:
+        close(self, after)
         if not closed:
             closed.append(self)
             conn.execute("alter function queue_put rename to queue_put_no; alter function queue_bury rename to bury_no")

@@ -378,6 +378,7 @@ async def test_a_pool_without_connections_is_an_error_of_ours_and_psycopgs(world
     import psycopg_pool
 
     pool = await world.pool(max_size=1, timeout=0.05)
+    await pool.wait()  # or the first put might find no connection in time either
     queue = world.pq(pool=pool)["apples"]
     await queue.put(1)
     bare = await pool.getconn()

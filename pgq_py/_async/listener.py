@@ -139,10 +139,16 @@ class AsyncListener:
         if self._another is not None:
             await self._another.close()
 
-    async def stop(self) -> None:
-        """Stop to listen, and leave the connection as it was. May be repeated, after an interruption."""
+    async def stop(self, after: BaseException | None = None) -> None:
+        """Stop to listen, and leave the connection as it was. May be repeated, after an interruption.
+
+        Args:
+            after: what has ended the call. An interruption does not wait for a server that does not answer:
+                the connection is closed, as it would listen on.
+        """
         # Not a word to the server where the connection is closed anyway: it may be out of reach, and nobody knows yet.
         if self._on is not None and not self._is_over and not self._on.source.ends_connections:
+            self._on.is_hurried = after is not None and not isinstance(after, Exception)
             # Whoever waited may have a job by now: no failure here shall keep it from him.
             try:
                 await self._stop(self._on)
@@ -155,6 +161,10 @@ class AsyncListener:
                     holder.after(self._stop_later)
             except (Error, psycopg.Error):
                 self._on.listening.sleepers.discard(self)
+                if self._on.is_hurried:
+                    await (await self._on.connection()).close()
+            finally:
+                self._on.is_hurried = False
             self._is_over = True
         if self._another is not None:
             await self._another.close()

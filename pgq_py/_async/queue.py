@@ -347,16 +347,20 @@ class AsyncConsumer(ABC):
         return jobs
 
     async def _listen(self, timeout: float | None, current: _Current) -> AsyncGenerator[AsyncJob, None]:
-        while True:
-            take = current.take = self.take(timeout=timeout)
-            try:
-                async with take as job:
-                    if job is None:
-                        return
-                    yield job
-            except BaseException as error:
-                await take.let_go(error)  # an interruption can come before the first line of an exit
-                raise
+        try:
+            while True:
+                take = current.take = self.take(timeout=timeout)
+                try:
+                    async with take as job:
+                        if job is None:
+                            return
+                        yield job
+                except BaseException as error:
+                    await take.let_go(error)  # an interruption can come before the first line of an exit
+                    raise
+        finally:
+            # What Python calls for a reference passes no Control-C on. Of a loop that is over there is nothing to note.
+            current.watch = None
 
     async def __aenter__(self) -> psycopg.AsyncCursor[Any]:
         """Begin a transaction, or a savepoint in the open one; gives a psycopg cursor."""
@@ -445,7 +449,7 @@ class AsyncTake:
             if self._transaction is not None:
                 await self._transaction.abandon(error)
         finally:
-            await self._use.close()
+            await self._use.close(error)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

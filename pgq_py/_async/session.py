@@ -104,6 +104,8 @@ class AsyncSession:
         # out of reach then, so that an answer ends that.
         self.over = source.outage.over
         self._ends_outage = source.outage.is_on
+        # Whether a statement that the server does not answer in time is given up, as after an interruption.
+        self.is_hurried = False
 
     @property
     def is_shared(self) -> bool:
@@ -194,7 +196,8 @@ class AsyncSession:
                 async with conn.lock:
                     try:
                         # A host's connection begins a transaction as the host has set it.
-                        await conn.wait(execution.steps(begins=self._conn is None))
+                        steps = execution.steps(begins=self._conn is None)
+                        await conn.wait(steps, timeout=CANCEL_WITHIN if self.is_hurried else None)
                     except BaseException:
                         await _end(conn, execution)
                         raise
@@ -579,13 +582,13 @@ async def _end(conn: Connection, execution: Execution) -> None:
     """Find out how a statement has ended whose steps were interrupted, under the connection's lock.
 
     Psycopg has done so where the interruption met it waiting. One that came between two steps has left the
-    server at work.
+    server at work. One that does not answer (it is stopped, or its host) costs the connection.
     """
     if conn.pgconn.transaction_status != _ACTIVE or conn.pgconn.pipeline_status != _NO_PIPELINE:
         return
     try:
         await conn.cancel_safe(timeout=CANCEL_WITHIN)
-        await conn.wait(execution.rest())
+        await conn.wait(execution.rest(), timeout=CANCEL_WITHIN)
     except psycopg.Error:
         pass  # the interruption that brought us here says more
     finally:

@@ -140,10 +140,16 @@ class Listener:
         if self._another is not None:
             self._another.close()
 
-    def stop(self) -> None:
-        """Stop to listen, and leave the connection as it was. May be repeated, after an interruption."""
+    def stop(self, after: BaseException | None = None) -> None:
+        """Stop to listen, and leave the connection as it was. May be repeated, after an interruption.
+
+        Args:
+            after: what has ended the call. An interruption does not wait for a server that does not answer:
+                the connection is closed, as it would listen on.
+        """
         # Not a word to the server where the connection is closed anyway: it may be out of reach, and nobody knows yet.
         if self._on is not None and not self._is_over and not self._on.source.ends_connections:
+            self._on.is_hurried = after is not None and not isinstance(after, Exception)
             # Whoever waited may have a job by now: no failure here shall keep it from him.
             try:
                 self._stop(self._on)
@@ -156,6 +162,10 @@ class Listener:
                     holder.after(self._stop_later)
             except (Error, psycopg.Error):
                 self._on.listening.sleepers.discard(self)
+                if self._on.is_hurried:
+                    (self._on.connection()).close()
+            finally:
+                self._on.is_hurried = False
             self._is_over = True
         if self._another is not None:
             self._another.close()

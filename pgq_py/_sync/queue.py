@@ -348,16 +348,20 @@ class Consumer(ABC):
         return jobs
 
     def _listen(self, timeout: float | None, current: _Current) -> Generator[Job, None]:
-        while True:
-            take = current.take = self.take(timeout=timeout)
-            try:
-                with take as job:
-                    if job is None:
-                        return
-                    yield job
-            except BaseException as error:
-                take.let_go(error)  # an interruption can come before the first line of an exit
-                raise
+        try:
+            while True:
+                take = current.take = self.take(timeout=timeout)
+                try:
+                    with take as job:
+                        if job is None:
+                            return
+                        yield job
+                except BaseException as error:
+                    take.let_go(error)  # an interruption can come before the first line of an exit
+                    raise
+        finally:
+            # What Python calls for a reference passes no Control-C on. Of a loop that is over there is nothing to note.
+            current.watch = None
 
     def __enter__(self) -> psycopg.Cursor[Any]:
         """Begin a transaction, or a savepoint in the open one; gives a psycopg cursor."""
@@ -446,7 +450,7 @@ class Take:
             if self._transaction is not None:
                 self._transaction.abandon(error)
         finally:
-            self._use.close()
+            self._use.close(error)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -105,6 +105,8 @@ class Session:
         # out of reach then, so that an answer ends that.
         self.over = source.outage.over
         self._ends_outage = source.outage.is_on
+        # Whether a statement that the server does not answer in time is given up, as after an interruption.
+        self.is_hurried = False
 
     @property
     def is_shared(self) -> bool:
@@ -195,7 +197,8 @@ class Session:
                 with conn.lock:
                     try:
                         # A host's connection begins a transaction as the host has set it.
-                        conn.wait(execution.steps(begins=self._conn is None))
+                        steps = execution.steps(begins=self._conn is None)
+                        conn.wait(steps, timeout=CANCEL_WITHIN if self.is_hurried else None)
                     except BaseException:
                         _end(conn, execution)
                         raise
@@ -578,13 +581,13 @@ def _end(conn: Connection, execution: Execution) -> None:
     """Find out how a statement has ended whose steps were interrupted, under the connection's lock.
 
     Psycopg has done so where the interruption met it waiting. One that came between two steps has left the
-    server at work.
+    server at work. One that does not answer (it is stopped, or its host) costs the connection.
     """
     if conn.pgconn.transaction_status != _ACTIVE or conn.pgconn.pipeline_status != _NO_PIPELINE:
         return
     try:
         conn.cancel_safe(timeout=CANCEL_WITHIN)
-        conn.wait(execution.rest())
+        conn.wait(execution.rest(), timeout=CANCEL_WITHIN)
     except psycopg.Error:
         pass  # the interruption that brought us here says more
     finally:

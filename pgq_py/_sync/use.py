@@ -102,10 +102,10 @@ class Use:
         self._listener.start()
         return self._listener
 
-    def close(self) -> None:
-        """Stop to listen, and give the connection back. May be repeated."""
+    def close(self, after: BaseException | None = None) -> None:
+        """Stop to listen, and give the connection back, after an error or an interruption too. May be repeated."""
         if self._listener is not None:
-            self._listener.stop()
+            self._listener.stop(after)
         if self._own is not None:
             self._own.close()
 
@@ -123,18 +123,18 @@ class Use:
     def _let_go(self, error: BaseException) -> None:
         try:
             if self._listener is not None:
-                self._listener.stop()
+                self._listener.stop(error)
         finally:
             try:
                 if self.taking is not None:
                     self._give_back(self.taking, error)
             finally:
-                self.close()
+                self.close(error)
 
     def _give_back(self, taking: Taking, error: BaseException) -> None:
         """Put again, or release. What was put again has a new id: the old one went with what took the job."""
         if taking.is_own and taking.outcome.is_unknown and not isinstance(error, Exception):
-            _tell(error, "interrupted again before the server's answer: whether jobs were taken nobody knows")
+            _tell(error, "the connection was closed before the server's answer: whether jobs were taken nobody knows")
         if not taking.left():
             return
         try:
