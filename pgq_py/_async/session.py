@@ -58,7 +58,7 @@ class AsyncOutcome(Generic[T]):
     @property
     def is_done(self) -> bool:
         """Whether the statement was done: for certain."""
-        return self._execution is not None and self._execution.result is not None
+        return self._execution is not None and self._execution.is_done
 
     @property
     def is_unknown(self) -> bool:
@@ -68,7 +68,7 @@ class AsyncOutcome(Generic[T]):
     def result(self) -> T:
         """What it gave, if it was done."""
         assert self._execution is not None
-        return self._call.read(Answer(self._execution.result, self._dialect))
+        return self._call.read(Answer(self._execution.results, self._dialect))
 
 
 class AsyncListening:
@@ -193,7 +193,7 @@ class AsyncSession:
                 if pgconn.pipeline_status != _NO_PIPELINE:
                     async with conn.pipeline() as pipeline:
                         await pipeline.sync()  # which commits, if nothing began a transaction
-                return call.read(Answer(execution.result, dialect))
+                return call.read(Answer(execution.results, dialect))
             except psycopg.Error as error:
                 is_own = is_idle and (self._conn is not None or conn.autocommit)
                 raise translate(

@@ -59,7 +59,7 @@ class Outcome(Generic[T]):
     @property
     def is_done(self) -> bool:
         """Whether the statement was done: for certain."""
-        return self._execution is not None and self._execution.result is not None
+        return self._execution is not None and self._execution.is_done
 
     @property
     def is_unknown(self) -> bool:
@@ -69,7 +69,7 @@ class Outcome(Generic[T]):
     def result(self) -> T:
         """What it gave, if it was done."""
         assert self._execution is not None
-        return self._call.read(Answer(self._execution.result, self._dialect))
+        return self._call.read(Answer(self._execution.results, self._dialect))
 
 
 class Listening:
@@ -194,7 +194,7 @@ class Session:
                 if pgconn.pipeline_status != _NO_PIPELINE:
                     with conn.pipeline() as pipeline:
                         pipeline.sync()  # which commits, if nothing began a transaction
-                return call.read(Answer(execution.result, dialect))
+                return call.read(Answer(execution.results, dialect))
             except psycopg.Error as error:
                 is_own = is_idle and (self._conn is not None or conn.autocommit)
                 raise translate(
