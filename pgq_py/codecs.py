@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from .errors import DecodeError, PayloadError, PayloadTooLarge
-from .signatures import Keys, Seal
+from .signatures import Content, Keys, Seal
 
 
 @runtime_checkable
@@ -44,17 +44,18 @@ class Payload(NamedTuple):
 LARGEST = 2**28 - 1
 
 
-def check_size(payload: Payload) -> Payload:
-    """The payload, if a job can hold it.
+def check_size(content: Content) -> Content:
+    """The content, if a job can hold it.
 
     Raises:
         PayloadTooLarge: otherwise.
     """
-    json, text, data = payload
     # Each character is 4 bytes at most: to count the bytes would be half of the time of a put.
-    if len(json or text or data or ()) * 4 > LARGEST and payload.size > LARGEST:
-        raise PayloadTooLarge(f"the data have {payload.size} bytes, and a job takes {LARGEST} at most: put where it is")
-    return payload
+    if len(content) * 4 > LARGEST:
+        size = len(content.encode() if isinstance(content, str) else content)
+        if size > LARGEST:
+            raise PayloadTooLarge(f"the data have {size} bytes, and a job takes {LARGEST} at most: put where it is")
+    return content
 
 
 class Codec(Protocol):
@@ -159,7 +160,7 @@ class JSONCodec:
             raise PayloadError(
                 "the data has an integer of more than 64 bits, which other languages read wrong: put it as text"
             )
-        return check_size(Payload(json=text))
+        return Payload(json=check_size(text))
 
     def decode(self, payload: Payload) -> Any:
         """What `json.loads` makes of it."""
@@ -202,9 +203,9 @@ class SerializerCodec:
                 dumped.encode()
             except UnicodeEncodeError:
                 raise PayloadError("the serialized text has half of a surrogate pair: give bytes instead") from None
-            return check_size(Payload(text=self._seal.put_on(dumped)))
+            return Payload(text=check_size(self._seal.put_on(dumped)))
         if isinstance(dumped, bytes | bytearray | memoryview):
-            return check_size(Payload(bytes=self._seal.put_on(bytes(dumped))))
+            return Payload(bytes=check_size(self._seal.put_on(bytes(dumped))))
         raise PayloadError(f"dumps returned {type(dumped).__name__}: a serializer gives text or bytes")
 
     def decode(self, payload: Payload) -> Any:

@@ -88,11 +88,10 @@ class Execution:
         """What came back. Kept by the instruction that receives it: an interruption at any later one finds it here."""
 
     @property
-    def result(self) -> PGresult | None:
-        """What the statement gave; None as long as it was not done."""
-        if self.results and all(result.status in _GOOD for result in self.results):
-            return self.results[-1]
-        return None
+    def is_done(self) -> bool:
+        """Whether the statement was done: for certain. After `steps` that were not interrupted it was."""
+        results = self.results or []
+        return bool(results) and all(result.status in _GOOD for result in results)
 
     @property
     def is_unknown(self) -> bool:
@@ -219,9 +218,9 @@ class Answer:
 
     __slots__ = ("_result", "dialect")
 
-    def __init__(self, result: PGresult | None, dialect: Dialect) -> None:
-        assert result is not None  # the statement has succeeded
-        self._result = result
+    def __init__(self, results: list[PGresult] | None, dialect: Dialect) -> None:
+        assert results  # the statement has succeeded
+        self._result = results[-1]
         self.dialect = dialect
 
     def first(self) -> Any:

@@ -63,7 +63,7 @@ class Outcome(Generic[T]):
     @property
     def is_done(self) -> bool:
         """Whether the statement was done: for certain."""
-        return self._execution is not None and self._execution.result is not None
+        return self._execution is not None and self._execution.is_done
 
     @property
     def is_unknown(self) -> bool:
@@ -73,7 +73,7 @@ class Outcome(Generic[T]):
     def result(self) -> T:
         """What it gave, if it was done."""
         assert self._execution is not None
-        return self._call.read(Answer(self._execution.result, self._dialect))
+        return self._call.read(Answer(self._execution.results, self._dialect))
 
 
 class Listening:
@@ -209,7 +209,7 @@ class Session:
                     self._ends_outage = False
                     self.source.outage.end()
                 self.over = self.source.outage.over
-                return call.read(Answer(execution.result, dialect))
+                return call.read(Answer(execution.results, dialect))
             except psycopg.Error as error:
                 is_own = is_idle and (self._conn is not None or conn.autocommit)
                 raise translate(
