@@ -112,16 +112,16 @@ class AsyncStrand:
     """Something that goes on beside the rest: a task."""
 
     def __init__(self, name: str, function: Callable[[], Awaitable[None]]) -> None:
-        self._task = asyncio.ensure_future(function())
+        self.task = asyncio.ensure_future(function())
 
     async def join(self, timeout: float) -> bool:
         """Wait until it has ended; False if it has not in time."""
-        done, _ = await asyncio.wait([self._task], timeout=max(timeout, 0))
+        done, _ = await asyncio.wait([self.task], timeout=max(timeout, 0))
         return bool(done)
 
     def cancel(self) -> None:
         """Cancel it."""
-        self._task.cancel()
+        self.task.cancel()
 
 
 class Strand:
@@ -135,9 +135,6 @@ class Strand:
         """Wait until it has ended; False if it has not in time."""
         self._thread.join(max(timeout, 0))
         return not self._thread.is_alive()
-
-    def cancel(self) -> None:
-        """Nothing can end a thread."""
 
 
 async def _within(hooks: Sequence[Hook], job: Any, function: Callable[[Any], Any]) -> None:
@@ -211,8 +208,16 @@ class AsyncCaller:
         else:
             future.set_exception(error)
 
-    def cancel(self) -> None:
-        """Their tasks are cancelled by whoever awaits them."""
+    @property
+    def is_busy(self) -> bool:
+        """Whether a function runs in a thread."""
+        return self._busy > 0
+
+    async def cancel(self, strands: Sequence[AsyncStrand]) -> None:
+        """Cancel those that call, and give coroutines a moment to end. Nothing can end a function in a thread."""
+        for strand in strands:
+            strand.cancel()
+        await asyncio.wait([strand.task for strand in strands], timeout=CANCEL_WITHIN)
 
     def close(self) -> None:
         """End the idle threads, and the others when they are done."""
@@ -250,8 +255,10 @@ class Caller:
                 threading.Thread(target=self._loop.run_forever, name="pgq_py coroutines", daemon=True).start()
         asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
-    def cancel(self) -> None:
-        """Cancel the coroutines, and give them a moment to end. Nothing can end a function in a thread."""
+    is_busy = False  # a strand that calls is
+
+    def cancel(self, strands: Sequence[Strand] = ()) -> None:
+        """Cancel the coroutines that these called, and give them a moment to end. Nothing can end a function in a thread."""
         if self._loop is not None:
             ended = asyncio.run_coroutine_threadsafe(_cancel_all(), self._loop)
             with suppress(TimeoutError):
@@ -280,7 +287,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 @contextmanager
-def async_signals(function: Callable[[], None], wanted: bool) -> Iterator[None]:
+def async_signalled(function: Callable[[], None], wanted: bool) -> Iterator[None]:
     """While the block runs, SIGTERM and SIGINT call the function."""
     loop = asyncio.get_running_loop()
     for number in SIGNALS if wanted else ():
@@ -293,7 +300,7 @@ def async_signals(function: Callable[[], None], wanted: bool) -> Iterator[None]:
 
 
 @contextmanager
-def signals(function: Callable[[], None], wanted: bool) -> Iterator[None]:
+def signalled(function: Callable[[], None], wanted: bool) -> Iterator[None]:
     """While the block runs, SIGTERM and SIGINT call the function: from the main thread only."""
     before = {number: signal.signal(number, lambda *_: function()) for number in SIGNALS if wanted}
     try:

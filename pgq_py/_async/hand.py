@@ -4,26 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from time import monotonic
-from typing import NamedTuple, TypeAlias
+from typing import Literal, TypeAlias
 
+from ..failures import Verdict
 from ..running import AsyncChannel
-from ..times import Duration
 from .job import AsyncJob
 
+RELEASE = Verdict("")
+"""Returned, and the attempt does not count."""
 
-class Failure(NamedTuple):
-    """How a job has failed; a message of None returns it, and the attempt does not count."""
-
-    message: str | None
-    retry_in: Duration | None = None
-    bury: bool = False
-
-
-RELEASE = Failure(None)
-
-# What is to be told the server about a job; None: it is done. END is the last.
-Outcome: TypeAlias = "tuple[AsyncJob, Failure | None]"
-END = None
+# What the server is to be told about a job: it has failed so, or None: it is done.
+Outcome: TypeAlias = tuple[AsyncJob, Verdict | None]
+END: Literal["end"] = "end"
+"""The last that the server is told."""
 
 # However little happens, the loops turn this often, in seconds.
 TURN = 5.0
@@ -51,7 +44,7 @@ class AsyncHand:
         self.open: set[AsyncJob] = set()
         self.waiting: set[AsyncJob] = set()
         self.begin: AsyncChannel[AsyncJob | None] = AsyncChannel()
-        self.settle: AsyncChannel[Outcome | None] = AsyncChannel()
+        self.settle: AsyncChannel[Outcome | Literal["end"]] = AsyncChannel()
         self.begun_at = monotonic()
         self._least, self._most = concurrency, concurrency + prefetch
         # How long a job runs, in seconds: the mean of the last ones. None: nobody knows.
@@ -85,25 +78,32 @@ class AsyncHand:
             count += self.decide(job, RELEASE)
         return count
 
-    def decide(self, job: AsyncJob, failure: Failure | None) -> bool:
+    def decide(self, job: AsyncJob, verdict: Verdict | None) -> bool:
         """Say what becomes of a job; False if somebody has done so before."""
-        try:
-            self.open.remove(job)
-        except KeyError:
+        if not self.claim(job):
             return False
-        self.settle.put((job, failure))
+        self.settle.put((job, verdict))
         if self._wanted is not None:
             self.moved()
         return True
 
-    def lose(self, job: AsyncJob) -> None:
-        """The job's lease is no longer good."""
+    def claim(self, job: AsyncJob) -> bool:
+        """Be the one who says what becomes of a job; False if somebody else is."""
+        try:
+            self.open.remove(job)
+        except KeyError:
+            return False
+        return True
+
+    def lose(self, job: AsyncJob) -> bool:
+        """The job's lease is no longer good; False if it was said before what becomes of it."""
+        if not self.claim(job):
+            return False
+        job._is_lost = True
         self.waiting.discard(job)
-        if job in self.open:
-            job._lost = True
-            self.open.discard(job)
-            self.held.discard(job)
-            self.moved()
+        self.held.discard(job)
+        self.moved()
+        return True
 
     def settled(self, jobs: Iterable[AsyncJob]) -> None:
         """The server knows what became of these."""
