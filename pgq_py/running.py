@@ -258,7 +258,7 @@ class Caller:
     is_busy = False  # a strand that calls is
 
     def cancel(self, strands: Sequence[Strand] = ()) -> None:
-        """Cancel the coroutines that these called, and give them a moment to end. Nothing can end a function in a thread."""
+        """Cancel the coroutines that these called, and give them a moment to end. Nothing can end a thread."""
         if self._loop is not None:
             ended = asyncio.run_coroutine_threadsafe(_cancel_all(), self._loop)
             with suppress(TimeoutError):

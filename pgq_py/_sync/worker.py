@@ -138,6 +138,11 @@ class Worker:
         self._stops += 1
         self.stop(now=self._stops > 1)
 
+    @property
+    def is_taking(self) -> bool:
+        """Whether it takes jobs: it has begun, and was not told to end."""
+        return self._turned_at > -inf and self.ended_by is None
+
     def idle_for(self) -> dict[str, float]:
         """For each of the worker's loops, seconds since it last turned: of one that works five or so at most."""
         if self._turned_at == -inf:

@@ -35,6 +35,9 @@ COMMANDS = {
         "sql": "schema",
         "version": "schema",
     },
+    "To work": {
+        "work": "work",
+    },
     "To see it work": {
         "demo": "demo",
     },
