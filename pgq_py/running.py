@@ -252,7 +252,7 @@ class Caller:
         with self._lock:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
-                threading.Thread(target=self._loop.run_forever, name="pgq_py coroutines", daemon=True).start()
+                threading.Thread(target=_turn, args=[self._loop], name="pgq_py coroutines", daemon=True).start()
         asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
     is_busy = False  # a strand that calls is
@@ -265,10 +265,19 @@ class Caller:
                 ended.result(2 * CANCEL_WITHIN)
 
     def close(self) -> None:
-        """End the loop."""
-        if self._loop is not None:
-            self.cancel()
-            self._loop.call_soon_threadsafe(self._loop.stop)
+        """End the loop, and with it what has not ended when it was cancelled."""
+        with self._lock:
+            loop, self._loop = self._loop, None
+        if loop is not None:
+            loop.call_soon_threadsafe(loop.stop)
+
+
+def _turn(loop: asyncio.AbstractEventLoop) -> None:
+    try:
+        loop.run_forever()
+        loop.run_until_complete(loop.shutdown_asyncgens())
+    finally:
+        loop.close()
 
 
 async def _awaited(result: Any) -> None:
