@@ -7,6 +7,7 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import CancelledError as FutureCancelled
 from contextlib import AsyncExitStack, ExitStack, contextmanager, suppress
 from contextvars import Context, copy_context
 from inspect import isawaitable
@@ -253,7 +254,11 @@ class Caller:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
                 threading.Thread(target=_turn, args=[self._loop], name="pgq_py coroutines", daemon=True).start()
-        asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+            future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        try:
+            future.result()
+        except FutureCancelled:
+            raise asyncio.CancelledError("the coroutine was cancelled") from None
 
     is_busy = False  # a strand that calls is
 

@@ -270,8 +270,7 @@ class Worker:
         self._feeder.stop()
         returned = self._hand.take_back()
         log.info("%s jobs run, %s are returned", len(self._hand.open), returned)
-        for _ in self._runners:
-            self._hand.begin.put(None)
+        self._dismiss()
         ended = 0
         while ended < len(self._runners):
             self._turned_at = monotonic()
@@ -284,6 +283,11 @@ class Worker:
                 return
         self._end_telling()
 
+    def _dismiss(self) -> None:
+        """Let the runners end."""
+        for _ in self._runners:
+            self._hand.begin.put(None)
+
     def _end_now(self) -> None:
         """Stop taking, and return all that is not done."""
         self._feeder.stop()
@@ -294,6 +298,7 @@ class Worker:
             log.warning("%s jobs are returned before they are done", len(jobs))
         for job in jobs:
             job._is_lost = True
+        self._dismiss()
         # First, so that nobody else has their jobs while coroutines end.
         self._caller.cancel(self._runners)
         for job in jobs:
@@ -309,7 +314,8 @@ class Worker:
         self._settling.join(self._settler.give_up_at - monotonic() + LAST_WORDS)
         self._pulse.stop()
         self._keeping.join(LAST_WORDS)
-        ended = [runner.join(0) for runner in self._runners]
+        until = monotonic() + 0.2
+        ended = [runner.join(until - monotonic()) for runner in self._runners]
         self.is_stuck = not all(ended) or self._caller.is_busy
 
     # What each of those does that run jobs.
