@@ -158,13 +158,17 @@ class Notifier:
         self._is_live = is_live
         self._interval = watchdog_interval()
         self._told_at = 0.0
+        self._is_ready = False
 
     def __call__(self, event: str) -> None:
         """To be called at "ready", "tick" and "stopping"."""
         if event == "ready":
+            self._is_ready = True
             notify("READY=1\nSTATUS=takes jobs")
         elif event == "stopping":
             notify("STOPPING=1\nSTATUS=ends")
-        if self._interval is not None and monotonic() - self._told_at >= self._interval and self._is_live():
+        if self._interval is None or not self._is_ready:
+            return
+        if monotonic() - self._told_at >= self._interval and self._is_live():
             self._told_at = monotonic()
             notify("WATCHDOG=1")

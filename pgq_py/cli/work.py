@@ -29,6 +29,14 @@ class Size(click.ParamType):  # type: ignore[type-arg]
         return int(match[1]) << 10 * " kmgt".index(match[2].lower() or " ")
 
 
+def _seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> str | float | None:
+    """A length of time: a number is of seconds."""
+    try:
+        return None if value is None else float(value)
+    except ValueError:
+        return value
+
+
 @click.command("work")
 @click.argument("target", metavar="MODULE[:NAME]")
 @click.option(
@@ -52,6 +60,7 @@ class Size(click.ParamType):  # type: ignore[type-arg]
 @click.option(
     "--lease-for",
     metavar="TIME",
+    callback=_seconds,
     help="How long a job stays away if the worker dies: 30s, 5m. By default as the queue says.",
 )
 @click.option(
