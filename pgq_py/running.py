@@ -55,6 +55,9 @@ class AsyncChannel(Generic[T]):
             loop = asyncio.get_running_loop()
             waiter: asyncio.Future[None] = loop.create_future()
             self._waiters.append(waiter)
+            if self._items:  # put by another thread, which saw nobody wait
+                self._waiters.remove(waiter)
+                break
             timer = None if timeout is None else loop.call_later(timeout, _end, waiter)
             try:
                 await waiter

@@ -37,6 +37,7 @@ class AsyncHand:
         waiting: those of these that have not begun.
         begin: to those who run jobs; what is not in `waiting` any more is passed over. None ends one of them.
         settle: to the one who tells the server.
+        begun_at: when a job has begun last; or when jobs came that could.
     """
 
     def __init__(self, concurrency: int, prefetch: int) -> None:
@@ -54,6 +55,8 @@ class AsyncHand:
 
     def add(self, jobs: Sequence[AsyncJob], begin: bool = True) -> None:
         """Jobs that were leased, to be run: at once, or when somebody puts them into `begin`."""
+        if not self.waiting:
+            self.begun_at = monotonic()  # from when they wait
         self.held.update(jobs)
         self.open.update(jobs)
         self.waiting.update(jobs)

@@ -19,12 +19,12 @@ from .feeder import AsyncFeeder
 from .hand import END, RELEASE, AsyncHand
 from .job import AsyncJob
 from .queue import AsyncQueue
+from .session import AsyncDialSource, AsyncSession, AsyncSource
 from .settler import AsyncPulse, AsyncSettler, about
 from .task import AsyncTask
 
 if TYPE_CHECKING:
     from .client import AsyncPQ
-    from .session import AsyncSource
 
 log = logging.getLogger("pgq_py.worker")
 
@@ -175,7 +175,6 @@ class AsyncWorker:
         source = await self.pq.source_aside()
         try:
             await self._check(source)
-            self.parameters = await self.pq._parameters()
             with async_signalled(self._signalled, signals):
                 await self._work(source)
         finally:
@@ -186,11 +185,14 @@ class AsyncWorker:
         size = getattr(getattr(source, "_pool", None), "max_size", inf)
         if size < 3:
             raise ValueError(f"a worker needs three connections, and more for what it does: the pool has {size}")
-        session = self.pq.new_session()
+        # Not on a host's connection, which would stay in a transaction.
+        session = AsyncSession(source)
         try:
-            await self.pq.acquire(session)
+            await source.acquire(session)
+            await self.pq._check_version(session, None)
         finally:
             await session.close()
+        self.parameters = source.conninfo if isinstance(source, AsyncDialSource) else await self.pq._parameters()
 
     async def _work(self, source: AsyncSource) -> None:
         pq, hand = self.pq, self._hand
@@ -308,8 +310,9 @@ class AsyncWorker:
 
     async def _end_telling(self) -> None:
         """Tell the server the last outcomes; only then keep no lease any more."""
-        # What a call that was on its way has leased, it returns.
-        await self._feeding.join(LAST_WORDS)
+        # What a call that was on its way has leased, it returns, or has just given out.
+        await self._feeding.join(self._settler.give_up_at - monotonic())
+        self._hand.take_back()
         self._hand.settle.put(END)
         await self._settling.join(self._settler.give_up_at - monotonic() + LAST_WORDS)
         self._pulse.stop()

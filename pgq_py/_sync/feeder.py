@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
@@ -74,6 +75,7 @@ class Feeder(Consumer):
         self._consumer = consumer
         self._burst = burst
         self._left = max_jobs
+        self._counting = threading.Lock()
         self._on_lease = on_lease
         self._max_attempts: dict[str, int | None] = {}
         # Whether the last job was one to be run alone: then the next ones are looked at one by one.
@@ -109,8 +111,9 @@ class Feeder(Consumer):
 
     def returned(self, count: int) -> None:
         """So many jobs were not run after all."""
-        if self._left is not None:
-            self._left += count
+        with self._counting:  # several threads do
+            if self._left is not None:
+                self._left += count
 
     def run(self) -> None:
         """Lease until told to stop, or until there is nothing more to do."""
@@ -172,8 +175,7 @@ class Feeder(Consumer):
                 self._run_alone(suspect, jobs)
                 return
         self._careful = False
-        if self._left is not None:
-            self._left -= len(jobs)
+        self.returned(-len(jobs))
         self._hand.add(jobs)
 
     def _may_crash(self, job: Job) -> bool:
@@ -194,7 +196,7 @@ class Feeder(Consumer):
         if queue not in self._max_attempts:
             self._max_attempts[queue] = None
             with suppress(Error, psycopg.Error):  # who may take may not ask
-                self._max_attempts[queue] = (self._pq[queue].settings()).max_attempts
+                self._max_attempts[queue] = (self._pq.run(self._pq.calls.settings(queue))).max_attempts
         return self._max_attempts[queue] or ALONE_FROM
 
     def _run_alone(self, suspect: Job, jobs: Sequence[Job]) -> None:
@@ -212,8 +214,7 @@ class Feeder(Consumer):
         while len(hand.held) > 1 and not self.over:
             self.turned_at = monotonic()
             hand.until(lambda: self.over or len(hand.held) <= 1)
-        if self._left is not None:
-            self._left -= 1
+        self.returned(-1)
         hand.begin.put(suspect)
         while hand.held and not self.over:
             self.turned_at = monotonic()

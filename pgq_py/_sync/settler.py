@@ -119,7 +119,7 @@ class Settler(_Line):
     def _settle(self, what: list[Hashable], jobs: list[Job], messages: list[str]) -> None:
         ids, receipts = [job.id for job in jobs], [job._held() for job in jobs]
         queue, calls = jobs[0].queue, self._calls
-        is_unknown = False
+        is_unknown = is_plain = False
         while True:
             if what == [None]:
                 call = calls.complete_many(queue, ids, receipts)
@@ -133,9 +133,13 @@ class Settler(_Line):
                 break
             except (Error, psycopg.Error, OSError) as error:
                 is_unknown = is_unknown or isinstance(error, CommitUnknown)
-                # Whatever the server's encoding lacks must not keep the others from being recorded.
-                messages = [message.encode("ascii", "backslashreplace").decode() for message in messages]
-                if not self._pause(error):
+                is_refused = isinstance(error, psycopg.DataError | ValueError)
+                if is_refused and what[1:] and not is_plain:
+                    # A character that the server's encoding lacks, or a pause that ends too far in the future.
+                    log.warning("the server refuses how jobs of queue %r failed: it is told less", queue)
+                    messages = [message.encode("ascii", "backslashreplace").decode() for message in messages]
+                    what[0], is_plain = None, True
+                elif is_refused or not self._pause(error):
                     log.error("%s jobs of queue %r could not be settled: their leases run out", len(jobs), queue)
                     done = [True] * len(jobs)
                     break
@@ -201,9 +205,11 @@ class Pulse(_Line):
         for job in list(self._hand.held):
             lease = self._lease_of(job) or job.lease_for
             assert lease is not None  # of a leased job
-            # Those that would be past the half of it at the next beat. In a transaction of the handler's that
-            # settles it, its row is locked, and all others would wait.
-            if job._until - now < lease.total_seconds() / 2 + self._every and not job._settled:
+            seconds, left = lease.total_seconds(), job._until - now
+            self._every = min(self._every, seconds / 3)
+            # Those that would be past the half of it at the next beat, or whose task says less. In a transaction of
+            # the handler's that settles a job its row is locked: all others would wait.
+            if not seconds / 2 + self._every <= left <= 1.5 * seconds and not job._settled:
                 groups.setdefault((job.queue, lease), []).append(job)
         for (queue, lease), jobs in groups.items():
             self._extend(queue, lease, jobs)
@@ -222,7 +228,7 @@ class Pulse(_Line):
         for job, is_good in zip(jobs, done, strict=True):
             if is_good:
                 job._until = begun + lease.total_seconds()
-            elif self._hand.lose(job):
+            elif not job._settled and self._hand.lose(job):
                 log.warning(
                     "the lease of job %s of queue %r is lost: somebody else may have it",
                     job.id, job.queue, extra=about(job),

@@ -20,12 +20,12 @@ from .feeder import Feeder
 from .hand import END, RELEASE, Hand
 from .job import Job
 from .queue import Queue
+from .session import DialSource, Session, Source
 from .settler import Pulse, Settler, about
 from .task import Task
 
 if TYPE_CHECKING:
     from .client import PQ
-    from .session import Source
 
 log = logging.getLogger("pgq_py.worker")
 
@@ -176,7 +176,6 @@ class Worker:
         source = self.pq.source_aside()
         try:
             self._check(source)
-            self.parameters = self.pq._parameters()
             with signalled(self._signalled, signals):
                 self._work(source)
         finally:
@@ -187,11 +186,14 @@ class Worker:
         size = getattr(getattr(source, "_pool", None), "max_size", inf)
         if size < 3:
             raise ValueError(f"a worker needs three connections, and more for what it does: the pool has {size}")
-        session = self.pq.new_session()
+        # Not on a host's connection, which would stay in a transaction.
+        session = Session(source)
         try:
-            self.pq.acquire(session)
+            source.acquire(session)
+            self.pq._check_version(session, None)
         finally:
             session.close()
+        self.parameters = source.conninfo if isinstance(source, DialSource) else self.pq._parameters()
 
     def _work(self, source: Source) -> None:
         pq, hand = self.pq, self._hand
@@ -309,8 +311,9 @@ class Worker:
 
     def _end_telling(self) -> None:
         """Tell the server the last outcomes; only then keep no lease any more."""
-        # What a call that was on its way has leased, it returns.
-        self._feeding.join(LAST_WORDS)
+        # What a call that was on its way has leased, it returns, or has just given out.
+        self._feeding.join(self._settler.give_up_at - monotonic())
+        self._hand.take_back()
         self._hand.settle.put(END)
         self._settling.join(self._settler.give_up_at - monotonic() + LAST_WORDS)
         self._pulse.stop()
