@@ -204,6 +204,37 @@ def test_a_cancelled_task_of_the_handler_is_a_failure_and_not_taken_again_at_onc
     assert job.last_error.splitlines()[-1].startswith("asyncio.exceptions.CancelledError")
 
 
+def test_a_pause_that_the_server_refuses_holds_nobody_up(at_work, queue):
+    queue.put("fine", priority=-1)
+    queue.put("bad")
+
+    def handle(job: Any) -> None:
+        if job.data == "bad":
+            raise Retry("4000000d", "see you in the year 12977")
+
+    at_work.run(handler=handle)
+    (job,) = queue.list(scheduled=True)
+    assert (job.data, job.attempts, job.last_error) == ("bad", 1, "see you in the year 12977")
+    assert queue.stats().completed == 1
+
+
+def test_words_that_the_server_can_not_store_are_told_as_others(database, conn):
+    conn.execute("create database latin encoding 'latin1' locale 'C' template template0")
+    try:
+        with PQ(f"{database.server.dsn('latin')}") as pq, works("threads", database.server.dsn("latin")) as made:
+            pq.create()
+            pq["apples"].put(1)
+
+            def handle(job: Any) -> None:
+                raise Bury("苹果 \0 rotten")
+
+            made.run(handler=handle)
+            (dead,) = pq["apples"].dead()
+            assert dead.reason == "\\u82f9\\u679c \\0 rotten"
+    finally:
+        conn.execute("drop database latin")
+
+
 def test_a_handler_that_settles_the_job_itself_is_left_alone(at_work, queue, caplog):
     queue.configure(retry_in="1h")
     for data in ("complete", "error", "together"):
@@ -583,6 +614,24 @@ def test_the_lease_of_the_task_holds_from_the_first_heartbeat(at_work, queue, he
     at_work.start(prepare=prepare, lease_for=0.5)
     held.wait()
     wait_for(lambda: conn.execute("select lease_until > now() + '23 h' from queue_job").fetchone() == (True,))
+
+
+def test_a_lease_of_the_task_that_is_shorter_than_the_heartbeats_is_kept(at_work, queue, conn):
+    begun: list[int] = []
+
+    def prepare(pq: Any) -> None:
+        @pq["apples"].task(name="long", bind=True, lease_for=1)
+        def long(job: Any) -> None:
+            begun.append(job.attempts)
+            until = "select lease_until < clock_timestamp() + '1 s' from queue_job"
+            wait_for(lambda: conn.execute(until).fetchone() == (True,))
+            threading.Event().wait(2)
+            assert not job.lost
+
+    queue.put({"task": "long"})
+    at_work.start(prepare=prepare, lease_for="1h")
+    wait_for(lambda: queue.stats().completed == 1)
+    assert begun == [1]
 
 
 @pytest.mark.parametrize("style", ["function", "coroutine"])
