@@ -55,7 +55,7 @@ def name_of(function: Callable[..., Any]) -> str:
         raise ValueError("what has no name of its own needs one as a task: @queue.task(name=...)")
     if origin.startswith(("__main__.", "__mp_main__.")):
         raise ValueError(
-            f"{origin[9:]} is in the program that was started, whose module has another name elsewhere: "
+            f"{function.__qualname__} is in the program that was started, whose module has another name elsewhere: "
             "put the task into a module that is imported, or name it: @queue.task(name=...)"
         )
     return origin
@@ -75,10 +75,16 @@ def signature_of(function: Callable[..., Any], bind: bool) -> inspect.Signature:
     return signature
 
 
-def refuse_generator(function: Callable[..., Any]) -> None:
-    """Raises `TypeError` for a function whose call does nothing yet."""
-    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+def is_coroutine(function: Callable[..., Any]) -> bool:
+    """Whether what it gives is to be awaited.
+
+    Raises:
+        TypeError: it is a generator.
+    """
+    called = (function, type(function).__call__)
+    if any(inspect.isgeneratorfunction(each) or inspect.isasyncgenfunction(each) for each in called):
         raise TypeError(f"{origin_of(function)} is a generator: to call it would do nothing")
+    return any(map(inspect.iscoroutinefunction, called))
 
 
 def check(codec: Codec, data: Any) -> None:

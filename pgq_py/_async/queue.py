@@ -648,12 +648,12 @@ class AsyncQueue(AsyncConsumer):
             )
         )
 
-    def sibling(self, name: str) -> AsyncQueue:
+    def _sibling(self, name: str) -> AsyncQueue:
         """The queue of another name, its data stored and read as here."""
         serializer = self.codec.serializer if isinstance(self.codec, SerializerCodec) else None
         return AsyncQueue(self._pq, name, serializer=serializer)
 
-    def through(self, given: Any) -> AsyncQueue:
+    def _through(self, given: Any) -> AsyncQueue:
         """The same queue through another connection.
 
         Args:
@@ -663,7 +663,7 @@ class AsyncQueue(AsyncConsumer):
         if isinstance(given, AsyncQueue):
             return given
         made = copy.copy(self)
-        made._pq = self._pq.through(given)
+        made._pq = self._pq._through(given)
         return made
 
     @overload

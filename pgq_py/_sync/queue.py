@@ -649,12 +649,12 @@ class Queue(Consumer):
             )
         )
 
-    def sibling(self, name: str) -> Queue:
+    def _sibling(self, name: str) -> Queue:
         """The queue of another name, its data stored and read as here."""
         serializer = self.codec.serializer if isinstance(self.codec, SerializerCodec) else None
         return Queue(self._pq, name, serializer=serializer)
 
-    def through(self, given: Any) -> Queue:
+    def _through(self, given: Any) -> Queue:
         """The same queue through another connection.
 
         Args:
@@ -664,7 +664,7 @@ class Queue(Consumer):
         if isinstance(given, Queue):
             return given
         made = copy.copy(self)
-        made._pq = self._pq.through(given)
+        made._pq = self._pq._through(given)
         return made
 
     @overload
