@@ -706,6 +706,17 @@ class AsyncQueue(AsyncConsumer):
 
         return decorate if function is None else decorate(function)
 
+    async def work(self, burst: bool = False, **options: Any) -> None:
+        """Do the jobs of this queue's tasks, in a worker in this process.
+
+        Args:
+            burst: end when nothing is left that can be done now; by default it goes on for ever.
+            options: those of `AsyncWorker`: concurrency, lease_for, grace and so on.
+        """
+        from .worker import AsyncWorker  # type: ignore[import-untyped,unused-ignore]
+
+        await AsyncWorker(self._pq, self, burst=burst, **options).run()
+
     async def update(self, id: int, data: Any) -> bool:
         """Replace the data of a job that is in the queue.
 

@@ -707,6 +707,17 @@ class Queue(Consumer):
 
         return decorate if function is None else decorate(function)
 
+    def work(self, burst: bool = False, **options: Any) -> None:
+        """Do the jobs of this queue's tasks, in a worker in this process.
+
+        Args:
+            burst: end when nothing is left that can be done now; by default it goes on for ever.
+            options: those of `AsyncWorker`: concurrency, lease_for, grace and so on.
+        """
+        from .worker import Worker  # type: ignore[import-untyped,unused-ignore]
+
+        Worker(self._pq, self, burst=burst, **options).run()
+
     def update(self, id: int, data: Any) -> bool:
         """Replace the data of a job that is in the queue.
 
