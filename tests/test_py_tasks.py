@@ -386,6 +386,8 @@ async def test_what_is_no_function_to_be_called_later_is_refused(queue):
     for wrong in (generator, async_generator):
         with pytest.raises(TypeError, match="is a generator: to call it would do nothing"):
             task_of(queue, wrong)
+    with pytest.raises(TypeError, match="a task is a function, not a str"):
+        plain(queue).task("eat")
     with pytest.raises(TypeError, match="is a task already"):
         task_of(queue, task_of(queue, eat))
     for name in ("_schedule_at", "_expected_at"):
