@@ -403,6 +403,18 @@ def test_a_burst_ends_when_nothing_is_left_that_can_be_done_now(at_work, queue):
     assert queue.count(scheduled=True) == 1
 
 
+def test_a_burst_does_again_what_comes_back_at_once(at_work, queue):
+    """Many times, since it may come back between the last look into the queue and the end."""
+
+    def again(job: Any) -> None:
+        raise Retry("0s")
+
+    for _ in range(20):
+        queue.put(1, max_attempts=2)
+        at_work.run(handler=again)
+        assert queue.count(scheduled=True) == 0
+
+
 def test_it_ends_after_so_many_jobs_and_holds_no_more(at_work, queue):
     queue.put_many(range(200))
     done = []

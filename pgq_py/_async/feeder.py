@@ -126,12 +126,13 @@ class AsyncFeeder(AsyncConsumer):
             elif not hand.room or hand.is_full:
                 await hand.until(lambda: self.over or (hand.room > 0 and not hand.is_full))
             else:
+                # Before the call: what ends during it may put more, or come back.
+                is_idle = not hand.held
                 jobs = await self._lease(1 if self._careful else hand.room)
                 if jobs:
                     await self._take_in(jobs)
                 elif jobs is not None and self._burst:
-                    # What runs may put more.
-                    if not hand.held:
+                    if is_idle:
                         return
                     await hand.until(lambda: self.over or not hand.held)
 
