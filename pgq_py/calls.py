@@ -88,8 +88,8 @@ _TO_ASK_FOR = {
         "put": "put put_many",
         "get": "get get_any lease lease_any complete complete_many error error_many release release_many progress "
         "progress_many bury channel listen unlisten update wait",
-        "observe": "list count stats dead_list settings health",
-        "manage": "create drop pause resume clear cancel redrive dead_delete maintain",
+        "observe": "list count stats dead_list settings export health",
+        "manage": "create drop pause resume clear cancel redrive dead_delete import maintain",
     }.items()
     for name in names.split()
 }
