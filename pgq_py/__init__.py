@@ -17,10 +17,11 @@ from ._sync.job import DeadJob, Job
 from ._sync.queue import Queue, QueueSet
 from ._version import SCHEMA_VERSION, __version__
 from .calls import Finding, JobId, Right, Settings, Stats
-from .codecs import Serializer
+from .codecs import Payload, Serializer
 from .errors import Empty, Error, LeaseLost
 from .links import KEEPALIVES
 from .times import Duration, When
+from .transfer import Moved
 
 __all__ = [
     "KEEPALIVES",
@@ -39,6 +40,8 @@ __all__ = [
     "Job",
     "JobId",
     "LeaseLost",
+    "Moved",
+    "Payload",
     "Queue",
     "QueueSet",
     "Right",

@@ -3042,7 +3042,7 @@ revoke all on function queue_error_many from public;
 -- functions/queue_export.sql
 create or replace function queue_export(
     queue text,
-    after bigint default 0,
+    after bigint default null,
     count integer default 1000,
     dead boolean default false,
     take boolean default false
@@ -3083,6 +3083,7 @@ begin
         perform _queue_refuse_count(queue_export.count);
     end if;
 
+    after := coalesce(after, '-9223372036854775808');
     if queue_export.dead then
         if queue_export.take then
             v_ids := array(
@@ -3196,7 +3197,7 @@ A page at a time, in the order of the ids: call it again with the last id as **a
 nothing. In one transaction of REPEATABLE READ all pages show the same moment.
 
 **queue**: name of the queue.
-**after**: only jobs with a higher id.
+**after**: only jobs with a higher id; null begins at the first.
 **count**: this many at most.
 **dead**: true reads the dead jobs instead of those in the queue.
 **take**: true also removes the jobs, when the transaction commits. Left where they are: jobs that a consumer
