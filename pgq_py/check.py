@@ -36,13 +36,8 @@ class Check:
     remedy: str = ""
 
 
-# Settings that hurt: the values that do, what then is, and why and what to do.
+# Settings that hurt, beyond those that queue_health looks at: the values that do, what then is, and why and what to do.
 _SETTINGS: dict[str, tuple[tuple[str, ...], State, str]] = {
-    "fsync": (("off",), "problem", "a crash of the server loses or damages jobs: turn it on"),
-    "full_page_writes": (("off",), "problem", "a crash of the server may damage jobs: turn it on"),
-    "synchronous_commit": (("off",), "warning", "a crash loses the jobs put in the moment before it: turn it on"),
-    "autovacuum": (("off",), "problem", "dead rows pile up, and each get walks over them: turn it on"),
-    "track_counts": (("off",), "problem", "autovacuum knows nothing without it: turn it on"),
     "default_transaction_isolation": (
         ("repeatable read", "serializable"),
         "warning",

@@ -105,6 +105,13 @@ class Commands(click.Group):
         with formatter.section("Exit codes"):
             formatter.write_dl([(str(code), meaning) for code, meaning in EXIT_CODES.items()])
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command. Click would make a broken pipe an error."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            return BROKEN_PIPE
+
     def main(
         self,
         args: Sequence[str] | None = None,
@@ -125,7 +132,7 @@ class Commands(click.Group):
         except (click.Abort, KeyboardInterrupt):
             click.echo("Interrupted", err=True)
             code = INTERRUPTED
-        except BrokenPipeError:
+        except BrokenPipeError:  # by the flush
             code = BROKEN_PIPE
         except (Error, psycopg.Error, OSError) as error:
             click.echo(f"Error: {one_line(error)}", err=True)

@@ -204,7 +204,8 @@ Returns a row for each job, in the order given: its **id**, and **is_new**, fals
 queue already: then it was not stored, and there is no job with this id.
 
 Errors: 22023 for a bad name, more than 100,000 jobs or what no job can have; 2202E where the arrays differ in
-length; 22008 for a time out of range; 22P02 for a field of another type; 55000 for a queue that was used before.
+length; 22003, 22007, 22008 and 22P02 for a number or a time that is none or out of range; 55000 for a queue that was
+used before.
 
     select id from queue_import('apples', array['{"priority": 3}']::jsonb[], array['{"kind": "Cox"}']::jsonb[]);
 $$;
