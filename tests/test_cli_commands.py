@@ -516,6 +516,12 @@ def test_the_exit_codes_are_in_the_help(run):
     assert run("-h").stdout == text
 
 
+def test_the_page_is_up_to_date():
+    HERE.python("tools/make_cli.py", "--check")
+    text = (HERE.root / "docs" / "cli.md").read_text()
+    assert all(f"\n### {name.removeprefix('pgq-py ')}\n" in text for name in PAGES if name != "pgq-py")
+
+
 # The terminal, signals and pipes
 
 
