@@ -21,11 +21,12 @@ from ._sync.task import Task, Tasks
 from ._sync.worker import Worker
 from ._version import SCHEMA_VERSION, __version__
 from .calls import Finding, JobId, Right, Settings, Stats
-from .codecs import Serializer
+from .codecs import Payload, Serializer
 from .errors import Empty, Error, LeaseLost, UnknownTask
 from .failures import Bury, Retry, Verdict
 from .links import KEEPALIVES
 from .times import Duration, When
+from .transfer import Moved
 
 __all__ = [
     "KEEPALIVES",
@@ -48,6 +49,8 @@ __all__ = [
     "Job",
     "JobId",
     "LeaseLost",
+    "Moved",
+    "Payload",
     "Queue",
     "QueueSet",
     "Retry",

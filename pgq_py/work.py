@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterable
 from importlib import import_module
 from pathlib import Path
@@ -29,6 +30,10 @@ class NotFound(Exception):
     """The code that was named is not there, or is not what a worker can run."""
 
 
+class Broken(Exception):
+    """The code can't be imported; the text is the traceback."""
+
+
 def load(target: str) -> tuple[PQ | AsyncPQ | None, Callable[..., Any] | None]:
     """The PQ and the handler that `module`, `module:pq` or `module:handler` names.
 
@@ -36,7 +41,7 @@ def load(target: str) -> tuple[PQ | AsyncPQ | None, Callable[..., Any] | None]:
 
     Raises:
         NotFound: there is none, or more than one; the text says what to write.
-        Exception: whatever the import of the module raises.
+        Broken: the import of the module has failed.
     """
     from . import PQ, AsyncPQ
 
@@ -46,10 +51,10 @@ def load(target: str) -> tuple[PQ | AsyncPQ | None, Callable[..., Any] | None]:
     sys.path.insert(0, str(Path.cwd()))
     try:
         module = import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not (name + ".").startswith(error.name + "."):
-            raise
-        raise NotFound(f"there is no module {error.name!r} in {Path.cwd()} or where Python looks") from None
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and (name + ".").startswith(f"{error.name}."):
+            raise NotFound(f"there is no module {error.name!r} in {Path.cwd()} or where Python looks") from None
+        raise Broken(traceback.format_exc()) from error
     found = {key: value for key, value in vars(module).items() if isinstance(value, PQ | AsyncPQ)}
     named: Any = None
     if attribute:

@@ -395,6 +395,14 @@ def test_what_is_asked_for_in_vain_is_said_in_a_line_with_exit_code_2(work, queu
     assert "Traceback" not in process.log
 
 
+def test_code_that_can_not_be_imported_is_told_with_its_traceback(work, queue, tmp_path):
+    (tmp_path / "broken_app.py").write_text("import pgq_py\n1 / 0\n")
+    process = work("broken_app")
+    assert process.end() == 1
+    assert "ZeroDivisionError" in process.log
+    assert 'broken_app.py", line 2' in process.log
+
+
 def test_a_server_that_is_not_there_at_the_beginning_is_an_error(work):
     process = work("worker_app", TEST_DSN="host=/nowhere")
     assert process.end() == 1

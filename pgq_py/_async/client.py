@@ -122,14 +122,15 @@ class AsyncPQ:
             self._queues[name] = AsyncQueue(self, name)
         return self._queues[name]
 
-    def queue(self, name: str, *, serializer: Serializer | None = None) -> AsyncQueue:
+    def queue(self, name: str, *, serializer: Serializer | None = None, raw: bool = False) -> AsyncQueue:
         """The queue of this name, its data stored and read by a serializer.
 
         Args:
             name: of the queue.
             serializer: anything with `dumps` (giving text or bytes) and `loads`; by default JSON.
+            raw: data are `Payload`s, put and given as they are stored: for tools that pass jobs on and look at none.
         """
-        return AsyncQueue(self, name, serializer=serializer)
+        return AsyncQueue(self, name, serializer=serializer, raw=raw)
 
     def _through(self, given: Any) -> AsyncPQ:
         """The same queues through another connection.

@@ -11,7 +11,7 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cache
 from itertools import islice
 from time import monotonic
@@ -20,12 +20,13 @@ from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeAlia
 
 import psycopg
 
-from ..calls import Call, JobId, Right, Settings, Stats, Taken, check_count, check_name
-from ..codecs import JSON, Codec, Payload, Serializer, SerializerCodec
-from ..errors import CommitUnknown, ConnectionLost, DecodeError, Empty, Error
+from ..calls import Call, Exported, JobId, Right, Settings, Stats, Taken, check_count, check_name
+from ..codecs import JSON, Codec, Payload, Serializer, SerializerCodec, StoredCodec
+from ..errors import CommitUnknown, ConnectionLost, DecodeError, Empty, Error, NotInTransaction, TransferError
 from ..failures import caller_of, describe, is_interruption, left_by_exception
 from ..functions import TaskOptions
 from ..times import Duration, When
+from ..transfer import Header, Moved, Trailer, header, job_line, read_line, trailer
 from .job import AsyncDeadJob, AsyncJob
 from .listener import AsyncListener
 from .task import AsyncTask
@@ -54,6 +55,7 @@ DeadJobs: TypeAlias = list[AsyncDeadJob]
 Ids: TypeAlias = list[JobId]
 Payloads: TypeAlias = list[Payload]
 Rights: TypeAlias = list[Right]
+Exports: TypeAlias = list[Exported]
 
 # An argument that was not given, where None means something.
 _KEEP: Any = object()
@@ -499,12 +501,18 @@ class AsyncTake:
 class AsyncQueue(AsyncConsumer):
     """One queue. Made by `pq["apples"]` or `pq.queue("apples", serializer=...)`."""
 
-    def __init__(self, pq: AsyncPQ, name: str, *, serializer: Serializer | None = None) -> None:
+    def __init__(self, pq: AsyncPQ, name: str, *, serializer: Serializer | None = None, raw: bool = False) -> None:
         super().__init__(pq)
         self.name = check_name(name)
+        if raw and serializer is not None:
+            raise ValueError("a raw queue has no serializer")
         if serializer is None and name.endswith("/pickle"):
             serializer = pickle
-        self.codec: Codec = JSON if serializer is None else SerializerCodec(serializer, pq.keys, name)
+        self.codec: Codec
+        if raw:
+            self.codec = StoredCodec()
+        else:
+            self.codec = JSON if serializer is None else SerializerCodec(serializer, pq.keys, name)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}>"
@@ -873,6 +881,100 @@ class AsyncQueue(AsyncConsumer):
         return await self._pq.run(
             self._pq.calls.delete_dead(self.name, listed(ids), reason_like, died_after, died_before, count)
         )
+
+    async def export_jobs(self, *, take: bool = False) -> AsyncGenerator[str, None]:
+        """All that is in the queue, as lines for `import_jobs`: its settings, its jobs and its dead jobs.
+
+        The jobs are left where they are, and what others do meanwhile may be in it or not. In a transaction
+        of REPEATABLE READ (on a connection of yours) it is what there was at its beginning.
+
+        Args:
+            take: also remove the jobs, in the open transaction: commit when the lines are where they can't be
+                lost. Jobs that a consumer holds stay, and are not in it.
+
+        Raises:
+            NotInTransaction: to take, there must be one.
+        """
+        if take and await self._pq.is_own():
+            raise NotInTransaction("export_jobs(take=True) belongs into a transaction: with pq.transaction(): ...")
+        yield header(self.name, await self.settings(), datetime.now(UTC))
+        counts = [0, 0]
+        for dead in (False, True):
+            async for page in self._pages(dead, take):
+                counts[dead] += len(page)
+                for exported in page:
+                    yield job_line(exported)
+        yield trailer(sum(counts), counts[True])
+
+    async def _pages(self, dead: bool, take: bool) -> AsyncGenerator[Exports, None]:
+        """The jobs or the dead in the order of their ids, about as much at a time as one call puts."""
+        after: int | None = None
+        count = 100
+        while page := await self._pq.run(self._pq.calls.export(self.name, after, count, dead, take)):
+            yield page
+            after, size = page[-1].id, sum(exported.payload.size for exported in page)
+            count = min(max(count * BATCH_LENGTH // max(size, 1), 1), 10 * count, 1000)
+
+    async def import_jobs(self, lines: Iterable[str], *, append: bool = False) -> Moved:
+        """Store what `export_jobs` gave, of this queue or of another: all of it or nothing.
+
+        The jobs get new ids. Where the queue has no settings yet, it gets those of the other.
+
+        Args:
+            lines: read in steps, so that a long file needs little memory.
+            append: add to what is in the queue; jobs whose dedupe_key is in it already are left out. By default
+                a queue that was ever used is refused, so that to import twice puts nothing twice.
+
+        Returns:
+            How many jobs were stored (`jobs`), how many of them among the dead (`dead`), and how many were
+            left out (`skipped`).
+
+        Raises:
+            psycopg.errors.ObjectNotInPrerequisiteState: the queue was used before; also an `Error`.
+            TransferError: the lines are not those of an export, or not all.
+        """
+        counts = [0, 0, 0]
+        async with self._pq.transaction():
+            for batch in self._imports(lines):
+                if isinstance(batch, Header):
+                    if await self.create():
+                        await self.configure(**batch.settings)
+                    continue
+                ids = await self._pq.run(self._pq.calls.import_(self.name, batch, append))
+                append = True
+                for exported, id in zip(batch, ids, strict=True):
+                    counts[0 if id.is_new else 2] += 1
+                    counts[1] += exported.is_dead
+        return Moved(*counts)
+
+    def _imports(self, lines: Iterable[str]) -> Iterator[Header | Exports]:
+        """The header, and the jobs, as many at a time as one call puts; the first batch may be empty."""
+        batch: Exports = []
+        jobs = dead = length = 0
+        begun = ended = False
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            read = read_line(line, number)
+            if ended or begun is isinstance(read, Header):
+                raise TransferError(f"line {number} is not where it belongs in an export: one file has one queue")
+            if isinstance(read, Header):
+                begun = True
+                yield read
+            elif isinstance(read, Trailer):
+                ended = True
+                if read != (jobs, dead):
+                    raise TransferError(f"the file should hold {read.jobs} jobs, and holds {jobs}: lines are missing")
+            else:
+                jobs, dead, length = jobs + 1, dead + read.is_dead, length + len(line)
+                batch.append(read)
+                if len(batch) == BATCH or length > BATCH_LENGTH:
+                    yield batch
+                    batch, length = [], 0
+        if not ended:
+            raise TransferError("the end of the file is missing: nothing was imported")
+        if batch or not jobs:
+            yield batch
 
     async def pause(self) -> bool:
         """Puts go on, but nothing can be taken until `resume`; True if it was not paused."""

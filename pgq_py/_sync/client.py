@@ -121,14 +121,15 @@ class PQ:
             self._queues[name] = Queue(self, name)
         return self._queues[name]
 
-    def queue(self, name: str, *, serializer: Serializer | None = None) -> Queue:
+    def queue(self, name: str, *, serializer: Serializer | None = None, raw: bool = False) -> Queue:
         """The queue of this name, its data stored and read by a serializer.
 
         Args:
             name: of the queue.
             serializer: anything with `dumps` (giving text or bytes) and `loads`; by default JSON.
+            raw: data are `Payload`s, put and given as they are stored: for tools that pass jobs on and look at none.
         """
-        return Queue(self, name, serializer=serializer)
+        return Queue(self, name, serializer=serializer, raw=raw)
 
     def _through(self, given: Any) -> PQ:
         """The same queues through another connection.

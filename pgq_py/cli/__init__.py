@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -25,20 +26,56 @@ except ImportError:
 if TYPE_CHECKING:
     from .. import PQ
 
-OK, FAILED, USAGE, EMPTY, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 3, 130, 141
-"""The exit codes. A command gives one by returning it, or by `ctx.exit`."""
+OK, FAILED, USAGE, NOTHING, FINDINGS, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 3, 4, 130, 141
+"""The exit codes. A command gives one by returning it."""
+
+EXIT_CODES = {
+    OK: "done",
+    FAILED: "an error, said in a line on stderr",
+    USAGE: "called with wrong arguments; or something would be destroyed, and --yes is missing",
+    NOTHING: "there was nothing: no job to get or to peek at, nothing of that name or number",
+    FINDINGS: "`check` or `health` found something",
+    INTERRUPTED: "Control-C",
+    BROKEN_PIPE: "nobody reads the output any more, as in `pgq-py list apples | head`",
+}
 
 # The commands by subject, as the help lists them; for each its module here.
 COMMANDS = {
-    "The schema": {
+    "Jobs": {
+        "put": "put",
+        "get": "jobs",
+        "peek": "jobs",
+        "list": "jobs",
+        "count": "jobs",
+        "cancel": "jobs",
+        "dead": "dead",
+        "work": "work",
+    },
+    "Queues": {
+        "stats": "stats",
+        "create": "queues",
+        "configure": "queues",
+        "settings": "queues",
+        "pause": "queues",
+        "resume": "queues",
+        "clear": "queues",
+        "drop": "queues",
+        "export": "transfer",
+        "import": "transfer",
+    },
+    "Rights": {
+        "grant": "rights",
+        "revoke": "rights",
+        "rights": "rights",
+    },
+    "The database": {
         "migrate": "schema",
         "sql": "schema",
         "version": "schema",
-    },
-    "To work": {
-        "work": "work",
-    },
-    "To see it work": {
+        "check": "schema",
+        "health": "operation",
+        "maintain": "operation",
+        "bench": "bench",
         "demo": "demo",
     },
 }
@@ -61,11 +98,20 @@ class Commands(click.Group):
         return None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The commands by subject."""
+        """The commands by subject, and the exit codes."""
         for subject, names in COMMANDS.items():
             with formatter.section(subject):
                 commands = [(name, self.get_command(ctx, name)) for name in names]
-                formatter.write_dl([(name, command.get_short_help_str(80)) for name, command in commands if command])
+                formatter.write_dl([(name, command.get_short_help_str(100)) for name, command in commands if command])
+        with formatter.section("Exit codes"):
+            formatter.write_dl([(str(code), meaning) for code, meaning in EXIT_CODES.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command. Click would make a broken pipe an error."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            return BROKEN_PIPE
 
     def main(
         self,
@@ -87,12 +133,22 @@ class Commands(click.Group):
         except (click.Abort, KeyboardInterrupt):
             click.echo("Interrupted", err=True)
             code = INTERRUPTED
-        except BrokenPipeError:
+        except BrokenPipeError:  # by the flush
             code = BROKEN_PIPE
         except (Error, psycopg.Error, OSError) as error:
-            click.echo("Error: " + " ".join(str(error).split()), err=True)
+            click.echo(f"Error: {one_line(error)}", err=True)
+            code = FAILED
+        except Exception as error:
+            if os.environ.get("PGQ_PY_TRACEBACK"):
+                raise
+            click.echo(f"Error: {type(error).__name__}: {one_line(error)} (PGQ_PY_TRACEBACK=1 tells more)", err=True)
             code = FAILED
         leave(code or OK)
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, in a line."""
+    return " ".join(str(error).split())
 
 
 def leave(code: int) -> NoReturn:
@@ -133,10 +189,86 @@ dsn_option = click.option(
     "PGHOST and so on name it; with none of them, a server of our own is started.",
 )
 schema_option = click.option(
-    "--schema", default="public", show_default=True, help="Where the queue is, or shall be, installed."
+    "--schema",
+    default="public",
+    show_default=True,
+    envvar="PGQ_PY_SCHEMA",
+    help="Where the queue is, or shall be, installed; PGQ_PY_SCHEMA names it, too.",
 )
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON: an object a line.")
+yes_option = click.option("--yes", is_flag=True, help="Don't ask. Needed where there is no terminal to ask on.")
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+def on_queues(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options for the database; it is called with the PQ first."""
+
+    @dsn_option
+    @schema_option
+    @wraps(function)
+    def run(dsn: str | None, schema: str, **given: Any) -> Any:
+        with opened(dsn, schema) as pq:
+            return function(pq, **given)
+
+    return run
+
+
+def complete_queue(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """The names of queues for the shell, of a database that is named and answers at once; else none."""
+    from psycopg.conninfo import make_conninfo
+
+    from .. import PQ
+
+    named = migrate.named_dsn(ctx.params.get("dsn"))
+    try:
+        if named is None:
+            return []
+        with PQ(make_conninfo(named, connect_timeout=2), schema=ctx.params.get("schema") or "public") as pq:
+            return [stats.queue for stats in pq.stats() if stats.queue.startswith(incomplete)]
+    except (Error, psycopg.Error):
+        return []
+
+
+queue_argument = click.argument("queue", shell_complete=complete_queue)
+
+
+def say(text: str) -> None:
+    """A word to the user, on stderr: it is no data."""
+    click.echo(text, err=True)
+
+
+def confirm(question: str, yes: bool) -> None:
+    """Go on only if the user has said so, or says so now.
+
+    Raises:
+        click.UsageError: there is no terminal to ask on.
+        click.ClickException: the answer was no.
+    """
+    if yes:
+        return
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise click.UsageError(f"{question} There is no terminal to ask on: say --yes")
+    if not click.confirm(question, err=True):
+        raise click.ClickException("nothing was done")
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 def main() -> None:
-    """A queue that lives in PostgreSQL."""
+    """A queue that lives in PostgreSQL.
+
+    \b
+        $ pgq-py migrate
+        $ pgq-py put apples '{"kind": "Cox"}' --in 5m
+        $ pgq-py stats
+        $ pgq-py get apples
+
+    `pgq-py COMMAND --help` explains a command, with examples. What is asked for comes on stdout, all else on
+    stderr; what reads takes --json, which prints an object a line.
+
+    The database is named by --dsn, PGQ_PY_DSN, DATABASE_URL, or PGHOST and so on, in this order; with none of
+    them, a server of our own is started. The commands complete in bash, zsh and fish; for bash, in ~/.bashrc:
+
+    \b
+        eval "$(_PGQ_PY_COMPLETE=bash_source pgq-py)"
+
+    NO_COLOR, and an output that is no terminal, mean no colours.
+    """

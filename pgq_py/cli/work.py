@@ -9,12 +9,13 @@ from typing import Any
 
 import click
 
-from . import USAGE, database, dsn_option, schema_option
+from . import FAILED, USAGE, database, dsn_option, schema_option
+from .options import ParamType
 
 _SIZE = re.compile(r"(\d+)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
 
 
-class Size(click.ParamType):  # type: ignore[type-arg]
+class Size(ParamType):
     """A number of bytes."""
 
     name = "SIZE"
@@ -83,8 +84,12 @@ def _seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> s
     type=click.IntRange(0, 65535),
     help="Answer GET /live and /ready there. With several processes, the ports from there on.",
 )
-@click.option("--health-host", default="127.0.0.1", show_default=True, help="The address to answer on.")
-@click.option("--consumer", help="A name for this worker, seen with the jobs it holds. By default host and process.")
+@click.option("--health-host", metavar="HOST", default="127.0.0.1", show_default=True, help="The address to answer on.")
+@click.option(
+    "--consumer",
+    metavar="NAME",
+    help="A name for this worker, seen with the jobs it holds. By default host and process.",
+)
 @click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"]),
@@ -108,9 +113,9 @@ def work_command(
     at once.
 
     \b
-        pgq-py work app.tasks
-        pgq-py work app.tasks --queue mail=3 --queue reports --concurrency 20
-        pgq-py work app.mail:send --queue mail --processes 4
+        $ pgq-py work app.tasks
+        $ pgq-py work app.tasks --queue mail=3 --queue reports --concurrency 20
+        $ pgq-py work app.mail:send --queue mail --processes 4
     """
     from .. import supervisor
     from ..work import log_to_stderr
@@ -135,6 +140,9 @@ def _work(target: str, reload: bool, log: tuple[str, bool], options: dict[str, A
     except (work.NotFound, ValueError) as error:
         click.echo(f"Error: {error}", err=True)
         return USAGE
+    except work.Broken as error:
+        click.echo(f"{error}Error: {target} can't be imported", err=True)
+        return FAILED
     work.log_to_stderr(*log)
     return work.run(worker, health=None if port is None else (host, port), reload=reload)
 
