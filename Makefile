@@ -50,6 +50,7 @@ lint: $(READY) ## ruff, mypy, squawk on the SQL, and that generated files are up
 	$(BIN)/python tools/make_sync.py --check
 	$(BIN)/python tools/make_sql.py --check
 	$(BIN)/python tools/make_reference.py --check
+	$(BIN)/python tools/make_cli.py --check
 
 format: $(READY) ## let ruff format the Python
 	$(BIN)/ruff check --fix .
@@ -61,8 +62,9 @@ sync: $(READY) ## write the synchronous package from the asynchronous one
 sql: $(READY) ## copy the functions of sql/ into the newest migration
 	$(BIN)/python tools/make_sql.py
 
-reference: $(READY) ## write docs/reference.md from the functions' comments
+reference: $(READY) ## write docs/reference.md from the functions' comments, docs/cli.md from the help texts
 	$(BIN)/python tools/make_reference.py
+	$(BIN)/python tools/make_cli.py
 
 migration: $(READY) ## begin the next migration: make migration name=add_something
 	$(BIN)/python tools/make_sql.py new $(name)

@@ -88,8 +88,8 @@ _TO_ASK_FOR = {
         "put": "put put_many",
         "get": "get get_any lease lease_any complete complete_many error error_many release release_many progress "
         "progress_many bury channel listen unlisten update wait",
-        "observe": "list count stats dead_list settings health",
-        "manage": "create drop pause resume clear cancel redrive dead_delete maintain",
+        "observe": "list count stats dead_list settings export health",
+        "manage": "create drop pause resume clear cancel redrive dead_delete import maintain",
     }.items()
     for name in names.split()
 }
@@ -144,12 +144,8 @@ class Taken:
         Raises:
             DecodeError: it is not text in the encoding of the session; of a database without one.
         """
-        row, dialect = self._row, self._dialect
-        json = row[1]
         try:
-            if json is not None:
-                return Payload(read_json(json, dialect))
-            return Payload(None, None if row[2] is None else read_text(row[2], dialect), row[3])
+            return _payload(self._row[1:4], self._dialect)
         except UnicodeDecodeError as error:
             raise DecodeError(f"the data is not {self._dialect.encoding}") from error
 
@@ -170,6 +166,16 @@ class Settings:
     max_depth: int | None
     max_bytes: int | None
     keep_dead_for: timedelta | None
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """A job with all that is kept of it: its fields as the text of a JSON object, and its data."""
+
+    id: int
+    job: str
+    payload: Payload
+    is_dead: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,6 +289,10 @@ def _keyed_id(answer: Answer) -> JobId:
     return _keyed_ids(answer)[0]
 
 
+def _dones(answer: Answer) -> list[bool]:
+    return [done == b"\x01" for (done,) in answer.raw()]
+
+
 def _settings(answer: Answer) -> Settings:
     return Settings(*answer.rows()[0])
 
@@ -293,6 +303,22 @@ def _findings(answer: Answer) -> list[Finding]:
 
 def _rights(answer: Answer) -> list[Right]:
     return [Right(*row) for row in answer.rows()]
+
+
+def _exported(answer: Answer, is_dead: bool) -> list[Exported]:
+    dialect = answer.dialect
+    return [
+        Exported(read_integer(id or b""), read_json(job or b"", dialect), _payload(data, dialect), is_dead)
+        for id, job, *data in answer.raw()
+    ]
+
+
+def _payload(row: Sequence[bytes | None], dialect: Dialect) -> Payload:
+    """The data of a row: its data, data_text and data_bytes."""
+    json, text, data = row
+    if json is not None:
+        return Payload(read_json(json, dialect))
+    return Payload(None, None if text is None else read_text(text, dialect), data)
 
 
 def _tasks(answer: Answer) -> dict[str, int]:
@@ -437,9 +463,26 @@ class Calls:
         self._progress = function(
             "select {schema}.queue_progress(%text, %bigint, %uuid, progress => %bigint, lease => %interval)"
         )
+        self._complete_many = function("select done from {schema}.queue_complete_many(%text, %bigint[], %uuid[])")
+        self._error_many = function(
+            "select done from {schema}.queue_error_many(%text, %bigint[], %uuid[], messages => %text[], "
+            "retry_in => %interval, bury => %bool)"
+        )
+        self._release_many = function("select done from {schema}.queue_release_many(%text, %bigint[], %uuid[])")
+        self._progress_many = function(
+            "select done from {schema}.queue_progress_many(%text, %bigint[], %uuid[], lease => %interval)"
+        )
         self._dead = function("select " + _DEAD + " from {schema}.queue_dead_list(%text, " + _CHOICE + ")")
         self._redrive = function("select {schema}.queue_redrive(%text, " + _CHOICE + ")")
         self._delete_dead = function("select {schema}.queue_dead_delete(%text, " + _CHOICE + ")")
+        self._export = function(
+            "select id, job, data, data_text, data_bytes from {schema}.queue_export(%text, after => %bigint, "
+            "count => %int, dead => %bool, take => %bool)"
+        )
+        self._import = function(
+            "select array_agg(id), array_agg(is_new) from {schema}.queue_import(%text, jobs => %jsonb[], "
+            "data => %jsonb[], data_text => %text[], data_bytes => %bytea[], append => %bool)"
+        )
         self._settings = function("select * from {schema}.queue_settings(%text)")
         self._wait = function("select min({schema}.queue_wait(name)) from unnest(%text[]) as name")
         self._next = function("select clock_timestamp() + {schema}.queue_wait(%text)")
@@ -624,6 +667,33 @@ class Calls:
         """A lease extended."""
         return Call(self._progress, (queue, id, receipt, count, length("lease_for", lease_for)), _first)
 
+    def complete_many(self, queue: str, ids: Sequence[int], receipts: Sequence[bytes]) -> Call[list[bool]]:
+        """Leased jobs are done; reads for each whether its lease was still good."""
+        return Call(self._complete_many, (queue, ids, receipts), _dones)
+
+    def error_many(
+        self,
+        queue: str,
+        ids: Sequence[int],
+        receipts: Sequence[bytes],
+        messages: Sequence[str],
+        retry_in: Duration | None = None,
+        bury: bool = False,
+    ) -> Call[list[bool]]:
+        """Attempts have failed, each with its message; the rest is the same for all of them."""
+        stored = [_storable(message) for message in messages]
+        return Call(self._error_many, (queue, ids, receipts, stored, length("retry_in", retry_in), bury), _dones)
+
+    def release_many(self, queue: str, ids: Sequence[int], receipts: Sequence[bytes]) -> Call[list[bool]]:
+        """Leased jobs returned."""
+        return Call(self._release_many, (queue, ids, receipts), _dones)
+
+    def progress_many(
+        self, queue: str, ids: Sequence[int], receipts: Sequence[bytes], lease_for: Duration | None
+    ) -> Call[list[bool]]:
+        """Leases extended."""
+        return Call(self._progress_many, (queue, ids, receipts, length("lease_for", lease_for)), _dones)
+
     def dead(self, queue: str, *choice: Any) -> Call[list[Taken]]:
         """The dead jobs that are chosen."""
         return Call(self._dead, (queue, *choice), lambda answer: _taken(answer, _DEAD_PLACES, queue))
@@ -635,6 +705,15 @@ class Calls:
     def delete_dead(self, queue: str, *choice: Any) -> Call[int]:
         """Dead jobs removed."""
         return Call(self._delete_dead, (queue, *choice), _first)
+
+    def export(self, queue: str, after: int | None, count: int, dead: bool, take: bool) -> Call[list[Exported]]:
+        """A page of jobs with all that is kept of them, and perhaps removed."""
+        return Call(self._export, (queue, after, count, dead, take), lambda answer: _exported(answer, dead))
+
+    def import_(self, queue: str, jobs: Sequence[Exported], append: bool) -> Call[list[JobId]]:
+        """Jobs of an export, stored; reads their ids in order."""
+        payloads = [[exported.payload[kind] for exported in jobs] for kind in range(3)]
+        return Call(self._import, (queue, [exported.job for exported in jobs], *payloads, append), _keyed_ids)
 
     def settings(self, queue: str) -> Call[Settings]:
         """The settings that hold."""

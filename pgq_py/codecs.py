@@ -26,7 +26,10 @@ class Serializer(Protocol):
 
 
 class Payload(NamedTuple):
-    """A job's data as it is stored: exactly one of the three is not None."""
+    """A job's data as it is stored: exactly one of the three is not None.
+
+    Of `pq.queue(name, raw=True)` it is what is put and what jobs have. `json` is the text of JSON.
+    """
 
     json: str | None = None
     text: str | None = None
@@ -170,6 +173,20 @@ class JSONCodec:
             return _loads(payload.json)
         except (ValueError, RecursionError) as error:
             raise DecodeError(f"the JSON can't be read: {type(error).__name__}") from error
+
+
+class StoredCodec:
+    """The data as it is stored, of whatever kind: for tools that pass it on, and need not know what it means."""
+
+    def encode(self, data: Any) -> Payload:
+        """A `Payload` as it is. What of it is no JSON, PostgreSQL refuses."""
+        if not isinstance(data, Payload) or sum(part is not None for part in data) != 1:
+            raise PayloadError("a raw queue takes a Payload with one of json, text and bytes")
+        return check_size(data)
+
+    def decode(self, payload: Payload) -> Payload:
+        """The `Payload`."""
+        return payload
 
 
 def _name_of(serializer: Serializer) -> str:

@@ -31,7 +31,10 @@ class TimeError(Error, ValueError):
 
 
 class PayloadError(Error, ValueError, TypeError):
-    """The data can't be stored: not JSON, or what a serializer returned is not text or bytes."""
+    """The data can't be stored: not JSON, or what a serializer returned is not text or bytes.
+
+    Of a job that a worker has: its data is no call of a task.
+    """
 
 
 class PayloadTooLarge(PayloadError):
@@ -54,6 +57,18 @@ class DecodeError(Error, ValueError):
     """The data of a job can't be read by this queue's serializer. The job goes to the dead."""
 
 
+class UnknownTask(Error, LookupError):
+    """No task has the name that a job says. The job goes to the dead."""
+
+
+class TransferError(Error, ValueError):
+    """What is imported is not what an export has written, or not all of it."""
+
+
+class NotInTransaction(Error, RuntimeError):
+    """What would be lost outside of a transaction was called outside of one."""
+
+
 class Closed(Error):
     """The PQ was closed, or its connection was, while or before this call used it."""
 
@@ -68,6 +83,10 @@ class ConnectionBusy(Error):
 
 class Forked(Error):
     """The connection belongs to the parent of this process."""
+
+
+class BadAddress(Error, psycopg.ProgrammingError):
+    """The address of the database can't be read: neither a URL nor key=value pairs."""
 
 
 class NotInstalled(Error, psycopg.ProgrammingError):

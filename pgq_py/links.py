@@ -9,9 +9,11 @@ from collections.abc import Mapping
 from time import monotonic
 from typing import Any
 
+import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from ._compat import jitter
+from .errors import BadAddress
 
 log = logging.getLogger("pgq_py")
 
@@ -48,8 +50,15 @@ def with_keepalives(address: str | Mapping[str, Any]) -> dict[str, Any]:
 
     They mean nothing on a Unix socket. A service names its parameters in a file that only libpq reads, and
     what stands here would go before it: such an address is left alone.
+
+    Raises:
+        BadAddress: it can't be read.
     """
-    given = conninfo_to_dict(address) if isinstance(address, str) else dict(address)
+    try:
+        given = conninfo_to_dict(address) if isinstance(address, str) else dict(address)
+    except psycopg.ProgrammingError:
+        # Not chained, and without its text: libpq quotes the address, and with it the password.
+        raise BadAddress("the DSN can't be read: neither postgresql://… nor key=value pairs") from None
     if "service" in given or "PGSERVICE" in os.environ:
         return given
     ours = {key: value for key, value in KEEPALIVES.items() if key != "connect_timeout"}

@@ -16,7 +16,7 @@ import psycopg
 from psycopg import sql
 
 from . import resources
-from .errors import Error
+from .errors import BadAddress, Error
 from .links import with_keepalives
 
 VERSION_TABLE = "queue_migration"
@@ -61,9 +61,8 @@ def connect(conninfo: str | Mapping[str, Any]) -> psycopg.Connection[tuple[Any, 
     """
     try:
         parameters = with_keepalives(conninfo)
-    except psycopg.ProgrammingError:
-        # Not chained, and without its text: libpq quotes the DSN, and with it the password.
-        raise MigrationError("the DSN can't be read: neither postgresql://… nor key=value pairs") from None
+    except BadAddress as error:
+        raise MigrationError(str(error)) from None
     conn = psycopg.connect(**parameters)
     # In a higher level the snapshot would be older than the wait for another migration's end.
     conn.isolation_level = psycopg.IsolationLevel.READ_COMMITTED

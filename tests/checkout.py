@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parent.parent
 # What names a database or a folder to the commands, and must not reach them from outside.
@@ -28,14 +29,15 @@ class Checkout:
             shutil.copy(ROOT / name, folder)
         return cls(folder)
 
-    def run(self, *command: str | Path, check: bool = True, **environ: str) -> subprocess.CompletedProcess[str]:
-        """Run a command in the root, with nothing but `environ` naming a database."""
-        clean = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
+    def run(
+        self, *command: str | Path, check: bool = True, given: str | None = None, **environ: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command in the root, with nothing but `environ` naming a database; `given` is its stdin."""
         done = subprocess.run(
             command,
             cwd=self.root,
-            env={**clean, "PYTHONPATH": str(self.root), **environ},
-            stdin=subprocess.DEVNULL,
+            env=self.environ(**environ),
+            **({"stdin": subprocess.DEVNULL} if given is None else {"input": given}),
             capture_output=True,
             text=True,
         )
@@ -43,8 +45,13 @@ class Checkout:
             assert done.returncode == 0, done.stdout + done.stderr
         return done
 
-    def python(self, *args: str | Path, check: bool = True, **environ: str) -> subprocess.CompletedProcess[str]:
-        return self.run(sys.executable, *args, check=check, **environ)
+    def environ(self, **environ: str) -> dict[str, str]:
+        """What a command of the repository finds there, and no name of a database but in `environ`."""
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
+        return {**clean, "PYTHONPATH": str(self.root), **environ}
+
+    def python(self, *args: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
+        return self.run(sys.executable, *args, **options)
 
     def make_sql(self, *args: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         return self.python("tools/make_sql.py", *args, check=check)
@@ -52,9 +59,9 @@ class Checkout:
     def alembic(self, dsn: str, *args: str, schema: str = "public") -> subprocess.CompletedProcess[str]:
         return self.python("-m", "alembic", "-x", f"dsn={dsn}", "-x", f"schema={schema}", *args)
 
-    def command(self, *args: str, check: bool = True, **environ: str) -> subprocess.CompletedProcess[str]:
+    def command(self, *args: str, **options: Any) -> subprocess.CompletedProcess[str]:
         """Run `pgq-py`."""
-        return self.python("-c", "from pgq_py.cli import main; main()", *args, check=check, **environ)
+        return self.python("-m", "pgq_py.cli", *args, **options)
 
     def edit(self, path: str, old: str, new: str) -> None:
         """Replace a text that is there exactly once."""

@@ -34,7 +34,13 @@ def test_migrate_installs_says_so_and_takes_it_away(database: Any) -> None:
 
     assert run() == f"schema Billing queue: the queue at version {migrate.HEAD}\n"
     assert run() == f"schema Billing queue: the queue at version {migrate.HEAD}\n"
-    assert run("--down", "--revision", "base") == "schema Billing queue: no queue\n"
+    refused = HERE.command(
+        "migrate", "--dsn", database.dsn, "--schema", "Billing queue", "--down", "--revision", "base", check=False
+    )
+    assert refused.returncode == 2
+    assert "Remove the queue and all its jobs in the schema 'Billing queue'?" in refused.stderr
+    assert "say --yes" in refused.stderr
+    assert run("--down", "--revision", "base", "--yes") == "schema Billing queue: no queue\n"
 
 
 def test_going_down_needs_to_know_how_far(database: Any) -> None:

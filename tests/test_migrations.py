@@ -449,7 +449,7 @@ def run_by_alembic(checkout: Checkout, dsn: str, forwards: bool, revision: str) 
 
 
 def run_by_command(checkout: Checkout, dsn: str, forwards: bool, revision: str) -> None:
-    checkout.command("migrate", "--dsn", dsn, "--revision", revision, *([] if forwards else ["--down"]))
+    checkout.command("migrate", "--dsn", dsn, "--revision", revision, *([] if forwards else ["--down", "--yes"]))
 
 
 @pytest.mark.long

@@ -30,6 +30,7 @@ NOT_AWAITED = {
     "notifies",
     "pipeline",
     "keep_alive",
+    "export_jobs",
 }
 
 

@@ -1061,6 +1061,8 @@ as $$
         ('queue_count', '{observe, manage}'),
         ('queue_stats', '{observe, manage}'),
         ('queue_dead_list', '{observe, manage}'),
+        -- To take takes manage.
+        ('queue_export', '{observe, manage}'),
         ('queue_settings', '{observe, manage}'),
         -- Of all queues, and so is queue_maintain.
         ('queue_health', '{observe, manage}'),
@@ -1073,6 +1075,7 @@ as $$
         ('queue_cancel', '{manage}'),
         ('queue_redrive', '{manage}'),
         ('queue_dead_delete', '{manage}'),
+        ('queue_import', '{manage}'),
         ('queue_maintain', '{manage}'),
 
         ('queue_version', '{put, get, observe, manage}'),
@@ -3037,6 +3040,185 @@ $$;
 
 revoke all on function queue_error_many from public;
 
+-- functions/queue_export.sql
+create or replace function queue_export(
+    queue text,
+    after bigint default null,
+    count integer default 1000,
+    dead boolean default false,
+    take boolean default false
+)
+returns table (
+    id bigint,
+    job jsonb,
+    data jsonb,
+    data_text text,
+    data_bytes bytea
+)
+language plpgsql
+volatile
+security definer
+set search_path from current
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_sort = off
+set jit = off
+as $$
+#variable_conflict use_column
+declare
+    v_now timestamptz := clock_timestamp();
+    v_ids bigint[];
+    v_rows integer;
+begin
+    if octet_length(queue_export.queue) between 1 and 255 is not true then
+        perform _queue_refuse_name(queue_export.queue);
+    end if;
+    if current_setting('session_authorization') <> current_user or current_setting('role') <> 'none' then
+        if queue_export.take then
+            perform _queue_allow(queue_export.queue, 'manage');
+        else
+            perform _queue_allow(queue_export.queue, 'observe', 'manage');
+        end if;
+    end if;
+    if queue_export.count between 1 and 100000 is not true then
+        perform _queue_refuse_count(queue_export.count);
+    end if;
+
+    after := coalesce(after, '-9223372036854775808');
+    if queue_export.dead then
+        if queue_export.take then
+            v_ids := array(
+                select d.id
+                from queue_dead d
+                where d.queue = queue_export.queue and d.id > queue_export.after
+                order by d.id
+                limit queue_export.count
+                for update skip locked
+            );
+        else
+            v_ids := array(
+                select d.id
+                from queue_dead d
+                where d.queue = queue_export.queue and d.id > queue_export.after
+                order by d.id
+                limit queue_export.count
+            );
+        end if;
+        return query
+        select
+            d.id,
+            -- Not what is inside of headers and history: a null may be somebody's.
+            jsonb_strip_nulls(jsonb_build_object(
+                'id', d.id, 'died_at', d.died_at, 'reason', d.reason, 'priority', d.priority,
+                'enqueued_at', d.enqueued_at, 'schedule_at', d.schedule_at, 'expected_at', d.expected_at,
+                'attempts', d.attempts, 'max_attempts', d.max_attempts, 'last_error', d.last_error,
+                'progress_count', d.progress_count, 'consumer', d.consumer, 'dedupe_key', d.dedupe_key
+            ))
+            || case when d.headers is null then '{}' else jsonb_build_object('headers', d.headers) end
+            || case when d.history is null then '{}' else jsonb_build_object('history', d.history) end,
+            d.data, d.data_text, d.data_bytes
+        from queue_dead d
+        where d.queue = queue_export.queue
+            and d.id > queue_export.after
+            and d.id <= v_ids[cardinality(v_ids)]
+            and d.id = any (v_ids)
+        order by d.id;
+        if queue_export.take then
+            delete from queue_dead d
+            where d.queue = queue_export.queue
+                and d.id > queue_export.after
+                and d.id <= v_ids[cardinality(v_ids)]
+                and d.id = any (v_ids);
+            get diagnostics v_rows = row_count;
+            if v_rows > 0 then
+                insert into queue_tally (queue, dead) values (queue_export.queue, - v_rows);
+            end if;
+        end if;
+        return;
+    end if;
+
+    if queue_export.take then
+        -- A lease that runs is somebody's: the job may be done at this moment.
+        v_ids := array(
+            select j.id
+            from queue_job j
+            where j.queue = queue_export.queue
+                and j.id > queue_export.after
+                and (j.receipt is null or greatest(j.ready_at, j.lease_until) > v_now is not true)
+            order by j.id
+            limit queue_export.count
+            for update skip locked
+        );
+    else
+        v_ids := array(
+            select j.id
+            from queue_job j
+            where j.queue = queue_export.queue and j.id > queue_export.after
+            order by j.id
+            limit queue_export.count
+        );
+    end if;
+    return query
+    select
+        j.id,
+        jsonb_strip_nulls(jsonb_build_object(
+            'id', j.id, 'priority', - j.rank, 'enqueued_at', j.enqueued_at, 'schedule_at', j.schedule_at,
+            'expected_at', nullif(j.expected_at, 'infinity'), 'ready_at', greatest(j.ready_at, j.lease_until),
+            'attempts', j.attempts, 'max_attempts', j.max_attempts, 'last_error', j.last_error,
+            'progress_count', j.progress_count, 'consumer', j.consumer, 'dedupe_key', j.dedupe_key
+        ))
+        || case when j.headers is null then '{}' else jsonb_build_object('headers', j.headers) end
+        || case when j.history is null then '{}' else jsonb_build_object('history', j.history) end,
+        j.data, j.data_text, j.data_bytes
+    from queue_job j
+    where j.queue = queue_export.queue
+        and j.id > queue_export.after
+        and j.id <= v_ids[cardinality(v_ids)]
+        and j.id = any (v_ids)
+    order by j.id;
+    if queue_export.take then
+        delete from queue_job j
+        where j.queue = queue_export.queue
+            and j.id > queue_export.after
+            and j.id <= v_ids[cardinality(v_ids)]
+            and j.id = any (v_ids);
+        get diagnostics v_rows = row_count;
+        if v_rows > 0 then
+            insert into queue_tally (queue, moved) values (queue_export.queue, - v_rows);
+        end if;
+    end if;
+end
+$$;
+
+comment on function queue_export is $$
+Read the jobs of a queue with all that is kept of them, for `queue_import` in another database; with
+**take**, remove them in the same transaction.
+
+A page at a time, in the order of the ids: call it again with the last id as **after**, until it gives
+nothing. In one transaction of REPEATABLE READ all pages show the same moment.
+
+**queue**: name of the queue.
+**after**: only jobs with a higher id; null begins at the first.
+**count**: this many at most.
+**dead**: true reads the dead jobs instead of those in the queue.
+**take**: true also removes the jobs, when the transaction commits. Left where they are: jobs that a consumer
+holds under a lease, and those that another transaction is taking at this moment.
+
+Returns a row for each job: its **id**; **job**, an object of its fields (those that are null are left out), with
+the failed attempts in `history`, and in `ready_at` when a waiting job comes due; and its data, in the one of
+**data**, **data_text** and **data_bytes** that holds it.
+
+A job that is leased comes due when its lease ends. Its consumer may complete it meanwhile: to move a queue, pause
+it, let the leases end, and take.
+
+Errors: 22023 for a bad name or a count below 1 or above 100,000.
+
+    select id, job, data from queue_export('apples');
+    select id, job, data from queue_export('apples', dead => true, take => true);
+$$;
+
+revoke all on function queue_export from public;
+
 -- functions/queue_get.sql
 create or replace function queue_get(
     queue text,
@@ -3968,6 +4150,221 @@ made some, that could be run with the rights of the queue's owner; or they may w
 $$;
 
 revoke all on function queue_health from public;
+
+-- functions/queue_import.sql
+create or replace function queue_import(
+    queue text,
+    jobs jsonb[],
+    data jsonb[],
+    data_text text[] default null,
+    data_bytes bytea[] default null,
+    append boolean default false
+)
+returns table (
+    id bigint,
+    is_new boolean
+)
+language plpgsql
+volatile
+security definer
+set search_path from current
+set enable_seqscan = off
+as $$
+#variable_conflict use_column
+declare
+    v_now timestamptz := clock_timestamp();
+    v_size integer := coalesce(cardinality(jobs), 0);
+    v_new_ids bigint[];
+    v_ids bigint[];
+    v_wrong text;
+    v_live bigint;
+    v_dead bigint;
+begin
+    if octet_length(queue_import.queue) between 1 and 255 is not true then
+        perform _queue_refuse_name(queue_import.queue);
+    end if;
+    if current_setting('session_authorization') <> current_user or current_setting('role') <> 'none' then
+        perform _queue_allow(queue_import.queue, 'manage');
+    end if;
+    if v_size > 100000 then
+        perform _queue_refuse_count(v_size);
+    end if;
+    if cardinality(queue_import.data) <> v_size then
+        perform _queue_refuse_sizes('data', cardinality(queue_import.data), v_size);
+    end if;
+    if cardinality(queue_import.data_text) <> v_size then
+        perform _queue_refuse_sizes('data_text', cardinality(queue_import.data_text), v_size);
+    end if;
+    if cardinality(queue_import.data_bytes) <> v_size then
+        perform _queue_refuse_sizes('data_bytes', cardinality(queue_import.data_bytes), v_size);
+    end if;
+    if not queue_import.append then
+        -- Two imports of the same at the same time: the second waits here for the end of the first.
+        insert into queue_setting (queue) values (queue_import.queue) on conflict (queue) do nothing;
+        perform from queue_setting s where s.queue = queue_import.queue for update;
+        if exists (select from queue_job j where j.queue = queue_import.queue)
+            or exists (select from queue_dead d where d.queue = queue_import.queue)
+            or exists (select from queue_tally t where t.queue = queue_import.queue)
+            or exists (select from queue_total t where t.queue = queue_import.queue)
+        then
+            raise exception using
+                errcode = 'object_not_in_prerequisite_state',
+                message = format('the queue %L has been used: what is imported could be there already', queue),
+                hint = 'Import into a queue without a past (queue_drop takes it away), or, to add to what there is: '
+                    'append => true.';
+        end if;
+    end if;
+    -- What no other function would store: it could neither be taken nor put back.
+    v_wrong := (
+        select
+            case
+                when r.priority = -2147483648 then 'priority'
+                when r.attempts < 0 then 'attempts'
+                when r.max_attempts < 1 then 'max_attempts'
+                when octet_length(r.dedupe_key) > 1024 then 'dedupe_key'
+                when octet_length(r.consumer) > 255 then 'consumer'
+                when octet_length((u.job -> 'headers')::text) > 65536 then 'headers'
+                when jsonb_typeof(u.job -> 'history') <> 'array' then 'history'
+                when r.died_at is not null and r.reason is null then 'reason'
+                when num_nonnulls(u.data, u.data_text, u.data_bytes) > 1 then 'data'
+                when coalesce(octet_length(u.data_bytes), octet_length(u.data_text)) > 268435455 then 'data'
+            end
+        from unnest(queue_import.jobs, queue_import.data, queue_import.data_text, queue_import.data_bytes)
+            as u (job, data, data_text, data_bytes)
+        cross join lateral jsonb_to_record(u.job) as r (
+            priority integer, attempts integer, max_attempts integer, dedupe_key text, consumer text,
+            died_at timestamptz, reason text
+        )
+        where coalesce(
+            r.priority = -2147483648
+            or r.attempts < 0
+            or r.max_attempts < 1
+            or octet_length(r.dedupe_key) > 1024
+            or octet_length(r.consumer) > 255
+            or octet_length((u.job -> 'headers')::text) > 65536
+            or jsonb_typeof(u.job -> 'history') <> 'array'
+            or r.died_at is not null and r.reason is null
+            or num_nonnulls(u.data, u.data_text, u.data_bytes) > 1
+            or coalesce(octet_length(u.data_bytes), octet_length(u.data_text)) > 268435455,
+            false
+        )
+        limit 1
+    );
+    if v_wrong is not null then
+        raise exception using
+            errcode = 'invalid_parameter_value',
+            message = format('the %s of a job is what no job can have', v_wrong),
+            hint = 'Give what queue_export gave.';
+    end if;
+    perform _queue_time(t.name, t.at, null, null)
+    from unnest(queue_import.jobs) as u (job)
+    cross join lateral jsonb_to_record(u.job) as r (
+        enqueued_at timestamptz, schedule_at timestamptz, expected_at timestamptz, ready_at timestamptz,
+        died_at timestamptz
+    )
+    cross join lateral (
+        values
+            ('enqueued', r.enqueued_at), ('schedule', r.schedule_at), ('expected', r.expected_at),
+            ('ready', r.ready_at), ('died', r.died_at)
+    ) t (name, at);
+
+    v_new_ids := array(
+        select nextval(pg_get_serial_sequence('queue_job', 'id')) from generate_series(1, v_size)
+    );
+    insert into queue_dead (
+        queue, id, died_at, reason, data, data_text, data_bytes, priority, enqueued_at, schedule_at, expected_at,
+        attempts, max_attempts, last_error, progress_count, consumer, dedupe_key, headers, history
+    )
+    select
+        queue_import.queue, u.new_id, r.died_at, left(r.reason, 2000),
+        case when num_nulls(u.data_text, u.data_bytes) = 2 then coalesce(u.data, 'null') end,
+        u.data_text, u.data_bytes, coalesce(r.priority, 0), r.enqueued_at, r.schedule_at, r.expected_at,
+        coalesce(r.attempts, 0), r.max_attempts, right(r.last_error, 2000), r.progress_count, r.consumer,
+        r.dedupe_key, u.job -> 'headers', u.job -> 'history'
+    from unnest(
+        v_new_ids, queue_import.jobs, queue_import.data, queue_import.data_text, queue_import.data_bytes
+    ) as u (new_id, job, data, data_text, data_bytes)
+    cross join lateral jsonb_to_record(u.job) as r (
+        priority integer, enqueued_at timestamptz, schedule_at timestamptz, expected_at timestamptz,
+        attempts integer, max_attempts integer, last_error text, progress_count bigint, consumer text,
+        dedupe_key text, died_at timestamptz, reason text
+    )
+    where r.died_at is not null;
+    get diagnostics v_dead = row_count;
+
+    -- In the order of the keys, as queue_put_many: no deadlock with batches that share them.
+    with imported as (
+        insert into queue_job (
+            id, queue, enqueued_at, ready_at, schedule_at, expected_at, rank, attempts, max_attempts, last_error,
+            progress_count, consumer, dedupe_key, headers, history, data, data_text, data_bytes
+        )
+        overriding system value
+        select
+            u.new_id, queue_import.queue, coalesce(r.enqueued_at, v_now),
+            case when coalesce(r.ready_at, r.schedule_at) > v_now then coalesce(r.ready_at, r.schedule_at) end,
+            r.schedule_at, coalesce(r.expected_at, 'infinity'), - coalesce(r.priority, 0),
+            coalesce(r.attempts, 0), r.max_attempts, right(r.last_error, 2000), r.progress_count, r.consumer,
+            r.dedupe_key, u.job -> 'headers', u.job -> 'history',
+            case when num_nulls(u.data_text, u.data_bytes) = 2 then coalesce(u.data, 'null') end,
+            u.data_text, u.data_bytes
+        from unnest(
+            v_new_ids, queue_import.jobs, queue_import.data, queue_import.data_text, queue_import.data_bytes
+        ) with ordinality as u (new_id, job, data, data_text, data_bytes, n)
+        cross join lateral jsonb_to_record(u.job) as r (
+            priority integer, enqueued_at timestamptz, schedule_at timestamptz, expected_at timestamptz,
+            ready_at timestamptz, attempts integer, max_attempts integer, last_error text, progress_count bigint,
+            consumer text, dedupe_key text, died_at timestamptz
+        )
+        where r.died_at is null
+        order by r.dedupe_key collate "C", u.n
+        on conflict (queue, dedupe_key) where dedupe_key is not null do nothing
+        returning id
+    )
+    select count(*), array_agg(i.id) into v_live, v_ids
+    from imported i;
+
+    if v_live > 0 or v_dead > 0 then
+        insert into queue_tally (queue, put, dead)
+        values (queue_import.queue, nullif(v_live, 0), nullif(v_dead, 0));
+    end if;
+    if v_live > 0 then
+        perform _queue_wake(queue_import.queue);
+    end if;
+    return query
+    select
+        u.new_id,
+        i.id is not null or u.job -> 'died_at' is not null
+    from unnest(v_new_ids, queue_import.jobs) with ordinality as u (new_id, job, n)
+    left join unnest(v_ids) as i (id) on i.id = u.new_id
+    order by u.n;
+end
+$$;
+
+comment on function queue_import is $$
+Put jobs that `queue_export` read, in another database or in this one, into a queue with all that was kept of them:
+times, priorities, attempts and their history, keys, headers. Those with `died_at` go among the dead.
+
+They get new ids, in the order in which they are given. What is scheduled, backs off or was leased waits for the
+same time as before. A queue's limits do not keep them out.
+
+**queue**: name of the queue.
+**jobs**: for each job the object `job` of `queue_export`; fields may be missing.
+**data**, **data_text**, **data_bytes**: for each job its data, in one of the three arrays; null in the other two.
+**append**: false, the default, refuses a queue that has jobs, dead jobs or totals: an import that is repeated by
+mistake puts nothing twice. The first call of an import in parts has false, those that follow in the same transaction
+have true.
+
+Returns a row for each job, in the order given: its **id**, and **is_new**, false where its dedupe_key is in the
+queue already: then it was not stored, and there is no job with this id.
+
+Errors: 22023 for a bad name, more than 100,000 jobs or what no job can have; 2202E where the arrays differ in
+length; 22003, 22007, 22008 and 22P02 for a number or a time that is none or out of range; 55000 for a queue that was
+used before.
+
+    select id from queue_import('apples', array['{"priority": 3}']::jsonb[], array['{"kind": "Cox"}']::jsonb[]);
+$$;
+
+revoke all on function queue_import from public;
 
 -- functions/queue_lease.sql
 create or replace function queue_lease(

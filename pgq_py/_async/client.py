@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from pathlib import Path
 from time import monotonic
@@ -22,6 +23,7 @@ from ..signatures import Keys, Secret
 from ..times import Duration
 from .queue import AsyncQueue, AsyncQueueSet
 from .session import SLICE, AsyncDialSource, AsyncPoolSource, AsyncSession, AsyncSource
+from .task import AsyncTasks
 from .transaction import AsyncTransaction, innermost
 from .use import AsyncUse
 
@@ -61,6 +63,8 @@ class AsyncPQ:
         self.schema = schema
         self.calls = Calls(schema)
         self.keys = Keys(secret)
+        self.tasks = AsyncTasks()
+        """The tasks made by `queue.task` of this PQ's queues, by name."""
         self._queues: dict[str, AsyncQueue] = {}
         self._checked = False
         self._source = self._make_source(conn, pool)
@@ -116,14 +120,31 @@ class AsyncPQ:
             self._queues[name] = AsyncQueue(self, name)
         return self._queues[name]
 
-    def queue(self, name: str, *, serializer: Serializer | None = None) -> AsyncQueue:
+    def queue(self, name: str, *, serializer: Serializer | None = None, raw: bool = False) -> AsyncQueue:
         """The queue of this name, its data stored and read by a serializer.
 
         Args:
             name: of the queue.
             serializer: anything with `dumps` (giving text or bytes) and `loads`; by default JSON.
+            raw: data are `Payload`s, put and given as they are stored: for tools that pass jobs on and look at none.
         """
-        return AsyncQueue(self, name, serializer=serializer)
+        return AsyncQueue(self, name, serializer=serializer, raw=raw)
+
+    def _through(self, given: Any) -> AsyncPQ:
+        """The same queues through another connection.
+
+        Args:
+            given: a connection or cursor of psycopg's, a connection or session of SQLAlchemy's, Django's connection;
+                or a PQ, which is returned.
+        """
+        if isinstance(given, AsyncPQ):
+            return given
+        if isinstance(given, str):
+            raise TypeError("give a connection, not an address: nobody would close what is made from it")
+        made = copy.copy(self)
+        made._queues = {}
+        made._source = self._make_source(given.connection if isinstance(given, psycopg.AsyncCursor) else given, None)
+        return made
 
     def transaction(self) -> AsyncTransaction:
         """A transaction over all queues of this PQ; entering it gives a psycopg cursor."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from pathlib import Path
 from time import monotonic
@@ -23,6 +24,7 @@ from ..signatures import Keys, Secret
 from ..times import Duration
 from .queue import Queue, QueueSet
 from .session import SLICE, DialSource, PoolSource, Session, Source
+from .task import Tasks
 from .transaction import Transaction, innermost
 from .use import Use
 
@@ -62,6 +64,8 @@ class PQ:
         self.schema = schema
         self.calls = Calls(schema)
         self.keys = Keys(secret)
+        self.tasks = Tasks()
+        """The tasks made by `queue.task` of this PQ's queues, by name."""
         self._queues: dict[str, Queue] = {}
         self._checked = False
         self._source = self._make_source(conn, pool)
@@ -115,14 +119,31 @@ class PQ:
             self._queues[name] = Queue(self, name)
         return self._queues[name]
 
-    def queue(self, name: str, *, serializer: Serializer | None = None) -> Queue:
+    def queue(self, name: str, *, serializer: Serializer | None = None, raw: bool = False) -> Queue:
         """The queue of this name, its data stored and read by a serializer.
 
         Args:
             name: of the queue.
             serializer: anything with `dumps` (giving text or bytes) and `loads`; by default JSON.
+            raw: data are `Payload`s, put and given as they are stored: for tools that pass jobs on and look at none.
         """
-        return Queue(self, name, serializer=serializer)
+        return Queue(self, name, serializer=serializer, raw=raw)
+
+    def _through(self, given: Any) -> PQ:
+        """The same queues through another connection.
+
+        Args:
+            given: a connection or cursor of psycopg's, a connection or session of SQLAlchemy's, Django's connection;
+                or a PQ, which is returned.
+        """
+        if isinstance(given, PQ):
+            return given
+        if isinstance(given, str):
+            raise TypeError("give a connection, not an address: nobody would close what is made from it")
+        made = copy.copy(self)
+        made._queues = {}
+        made._source = self._make_source(given.connection if isinstance(given, psycopg.Cursor) else given, None)
+        return made
 
     def transaction(self) -> Transaction:
         """A transaction over all queues of this PQ; entering it gives a psycopg cursor."""

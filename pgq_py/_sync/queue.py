@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import pickle
@@ -11,22 +12,25 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cache
 from itertools import islice
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeAlias, TypeVar, Unpack, overload
 
 import psycopg
 
-from ..calls import Call, JobId, Right, Settings, Stats, Taken, check_count, check_name
-from ..codecs import JSON, Codec, Payload, Serializer, SerializerCodec
-from ..errors import CommitUnknown, ConnectionLost, DecodeError, Empty, Error
+from ..calls import Call, Exported, JobId, Right, Settings, Stats, Taken, check_count, check_name
+from ..codecs import JSON, Codec, Payload, Serializer, SerializerCodec, StoredCodec
+from ..errors import CommitUnknown, ConnectionLost, DecodeError, Empty, Error, NotInTransaction, TransferError
 from ..failures import caller_of, describe, is_interruption, left_by_exception
+from ..functions import TaskOptions
 from ..times import Duration, When
+from ..transfer import Header, Moved, Trailer, header, job_line, read_line, trailer
 from .job import DeadJob, Job
 from .listener import Listener
+from .task import Task
 from .transaction import Transaction, opened_by
 from .use import Taking, Use
 
@@ -43,6 +47,8 @@ BATCH = 10_000
 BATCH_LENGTH = 2**23
 
 T = TypeVar("T")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 # Methods are named as users expect, and so `list` is one of them.
 Jobs: TypeAlias = list[Job]
@@ -50,6 +56,7 @@ DeadJobs: TypeAlias = list[DeadJob]
 Ids: TypeAlias = list[JobId]
 Payloads: TypeAlias = list[Payload]
 Rights: TypeAlias = list[Right]
+Exports: TypeAlias = list[Exported]
 
 # An argument that was not given, where None means something.
 _KEEP: Any = object()
@@ -498,12 +505,18 @@ class Take:
 class Queue(Consumer):
     """One queue. Made by `pq["apples"]` or `pq.queue("apples", serializer=...)`."""
 
-    def __init__(self, pq: PQ, name: str, *, serializer: Serializer | None = None) -> None:
+    def __init__(self, pq: PQ, name: str, *, serializer: Serializer | None = None, raw: bool = False) -> None:
         super().__init__(pq)
         self.name = check_name(name)
+        if raw and serializer is not None:
+            raise ValueError("a raw queue has no serializer")
         if serializer is None and name.endswith("/pickle"):
             serializer = pickle
-        self.codec: Codec = JSON if serializer is None else SerializerCodec(serializer, pq.keys, name)
+        self.codec: Codec
+        if raw:
+            self.codec = StoredCodec()
+        else:
+            self.codec = JSON if serializer is None else SerializerCodec(serializer, pq.keys, name)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}>"
@@ -646,6 +659,83 @@ class Queue(Consumer):
                 notify,
             )
         )
+
+    def _sibling(self, name: str) -> Queue:
+        """The queue of another name, its data stored and read as here."""
+        serializer = self.codec.serializer if isinstance(self.codec, SerializerCodec) else None
+        return Queue(self._pq, name, serializer=serializer)
+
+    def _through(self, given: Any) -> Queue:
+        """The same queue through another connection.
+
+        Args:
+            given: a connection or cursor of psycopg's, a connection or session of SQLAlchemy's, Django's connection,
+                or a PQ; or a queue, which is returned.
+        """
+        if isinstance(given, Queue):
+            return given
+        made = copy.copy(self)
+        made._pq = self._pq._through(given)
+        return made
+
+    @overload
+    def task(self, function: Callable[P, R], /) -> Task[P, R]: ...
+
+    @overload
+    def task(
+        self, function: None = None, /, *, bind: Literal[False] = False, **options: Unpack[TaskOptions]
+    ) -> Callable[[Callable[P, R]], Task[P, R]]: ...
+
+    @overload
+    def task(
+        self, function: None = None, /, *, bind: Literal[True], **options: Unpack[TaskOptions]
+    ) -> Callable[[Callable[Concatenate[Job, P], R]], Task[P, R]]: ...
+
+    def task(self, function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+        """Make a function a task: to call it puts a job, and a worker calls the function.
+
+            @queue.task
+            def eat(kind): ...
+
+            @queue.task(priority=5, retry_in={OSError: "10s"})
+            def drink(kind): ...
+
+        Args:
+            function: to be called by the worker; may be a coroutine function.
+            bind: the function has the job as its first argument.
+            schedule_at, expected_at, priority, max_attempts: of each of its jobs, as for `put`.
+            retry_in: how long a job pauses after a failed attempt: a timedelta, seconds, or text such as "5m". Or a
+                mapping of classes of exceptions to that. None, and for what the mapping lacks: as the queue says.
+            bury_on: the class or classes of exceptions after which there is no other attempt: the job goes to the
+                dead. Of these and those of retry_in the class nearest to the exception's own counts.
+            lease_for: for how long a worker holds a job of it at a time; None: as the queue says.
+            name: by which its jobs find it; None: the function's module and name. As long as there are jobs it must
+                not change.
+
+        Raises:
+            ValueError: the function has no name that is the same everywhere, and was given none; or another function
+                is the task of this name.
+            TypeError: an option that there is not, or a function that can't be one: a generator, a task.
+            TimeError: a time that is not understood; a ValueError.
+        """
+
+        def decorate(function: Callable[..., Any]) -> Task[..., Any]:
+            task = Task[..., Any](self, function, **options)
+            self._pq.tasks.add(task)
+            return task
+
+        return decorate if function is None else decorate(function)
+
+    def work(self, burst: bool = False, **options: Any) -> None:
+        """Do the jobs of this queue's tasks, in a worker in this process.
+
+        Args:
+            burst: end when nothing is left that can be done now; by default it goes on for ever.
+            options: those of `AsyncWorker`: concurrency, lease_for, grace and so on.
+        """
+        from .worker import Worker
+
+        Worker(self._pq, self, burst=burst, **options).run()
 
     def update(self, id: int, data: Any) -> bool:
         """Replace the data of a job that is in the queue.
@@ -791,6 +881,100 @@ class Queue(Consumer):
         return self._pq.run(
             self._pq.calls.delete_dead(self.name, listed(ids), reason_like, died_after, died_before, count)
         )
+
+    def export_jobs(self, *, take: bool = False) -> Generator[str, None]:
+        """All that is in the queue, as lines for `import_jobs`: its settings, its jobs and its dead jobs.
+
+        The jobs are left where they are, and what others do meanwhile may be in it or not. In a transaction
+        of REPEATABLE READ (on a connection of yours) it is what there was at its beginning.
+
+        Args:
+            take: also remove the jobs, in the open transaction: commit when the lines are where they can't be
+                lost. Jobs that a consumer holds stay, and are not in it.
+
+        Raises:
+            NotInTransaction: to take, there must be one.
+        """
+        if take and self._pq.is_own():
+            raise NotInTransaction("export_jobs(take=True) belongs into a transaction: with pq.transaction(): ...")
+        yield header(self.name, self.settings(), datetime.now(UTC))
+        counts = [0, 0]
+        for dead in (False, True):
+            for page in self._pages(dead, take):
+                counts[dead] += len(page)
+                for exported in page:
+                    yield job_line(exported)
+        yield trailer(sum(counts), counts[True])
+
+    def _pages(self, dead: bool, take: bool) -> Generator[Exports, None]:
+        """The jobs or the dead in the order of their ids, about as much at a time as one call puts."""
+        after: int | None = None
+        count = 100
+        while page := self._pq.run(self._pq.calls.export(self.name, after, count, dead, take)):
+            yield page
+            after, size = page[-1].id, sum(exported.payload.size for exported in page)
+            count = min(max(count * BATCH_LENGTH // max(size, 1), 1), 10 * count, 1000)
+
+    def import_jobs(self, lines: Iterable[str], *, append: bool = False) -> Moved:
+        """Store what `export_jobs` gave, of this queue or of another: all of it or nothing.
+
+        The jobs get new ids. Where the queue has no settings yet, it gets those of the other.
+
+        Args:
+            lines: read in steps, so that a long file needs little memory.
+            append: add to what is in the queue; jobs whose dedupe_key is in it already are left out. By default
+                a queue that was ever used is refused, so that to import twice puts nothing twice.
+
+        Returns:
+            How many jobs were stored (`jobs`), how many of them among the dead (`dead`), and how many were
+            left out (`skipped`).
+
+        Raises:
+            psycopg.errors.ObjectNotInPrerequisiteState: the queue was used before; also an `Error`.
+            TransferError: the lines are not those of an export, or not all.
+        """
+        counts = [0, 0, 0]
+        with self._pq.transaction():
+            for batch in self._imports(lines):
+                if isinstance(batch, Header):
+                    if self.create():
+                        self.configure(**batch.settings)
+                    continue
+                ids = self._pq.run(self._pq.calls.import_(self.name, batch, append))
+                append = True
+                for exported, id in zip(batch, ids, strict=True):
+                    counts[0 if id.is_new else 2] += 1
+                    counts[1] += exported.is_dead
+        return Moved(*counts)
+
+    def _imports(self, lines: Iterable[str]) -> Iterator[Header | Exports]:
+        """The header, and the jobs, as many at a time as one call puts; the first batch may be empty."""
+        batch: Exports = []
+        jobs = dead = length = 0
+        begun = ended = False
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            read = read_line(line, number)
+            if ended or begun is isinstance(read, Header):
+                raise TransferError(f"line {number} is not where it belongs in an export: one file has one queue")
+            if isinstance(read, Header):
+                begun = True
+                yield read
+            elif isinstance(read, Trailer):
+                ended = True
+                if read != (jobs, dead):
+                    raise TransferError(f"the file should hold {read.jobs} jobs, and holds {jobs}: lines are missing")
+            else:
+                jobs, dead, length = jobs + 1, dead + read.is_dead, length + len(line)
+                batch.append(read)
+                if len(batch) == BATCH or length > BATCH_LENGTH:
+                    yield batch
+                    batch, length = [], 0
+        if not ended:
+            raise TransferError("the end of the file is missing: nothing was imported")
+        if batch or not jobs:
+            yield batch
 
     def pause(self) -> bool:
         """Puts go on, but nothing can be taken until `resume`; True if it was not paused."""

@@ -36,6 +36,8 @@ as $$
         ('queue_count', '{observe, manage}'),
         ('queue_stats', '{observe, manage}'),
         ('queue_dead_list', '{observe, manage}'),
+        -- To take takes manage.
+        ('queue_export', '{observe, manage}'),
         ('queue_settings', '{observe, manage}'),
         -- Of all queues, and so is queue_maintain.
         ('queue_health', '{observe, manage}'),
@@ -48,6 +50,7 @@ as $$
         ('queue_cancel', '{manage}'),
         ('queue_redrive', '{manage}'),
         ('queue_dead_delete', '{manage}'),
+        ('queue_import', '{manage}'),
         ('queue_maintain', '{manage}'),
 
         ('queue_version', '{put, get, observe, manage}'),
