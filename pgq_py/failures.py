@@ -84,10 +84,10 @@ class Retries:
 
     def verdict(self, error: BaseException) -> Verdict:
         """What becomes of a job whose attempt has ended with this exception."""
-        if isinstance(error, Retry):
-            return Verdict(str(error), error.retry_in)
-        if isinstance(error, Bury):
-            return Verdict(str(error), bury=True)
+        if isinstance(error, Retry | Bury):
+            # What was raised by will needs no traceback, but that of its cause.
+            message = str(error) if error.__cause__ is None else describe(error)
+            return Verdict(message, error.retry_in) if isinstance(error, Retry) else Verdict(message, bury=True)
         for kind in type(error).__mro__:
             if kind in self._buried:
                 return Verdict(describe(error), bury=True)

@@ -15,18 +15,7 @@ FOR_ONE_CALL = ("_schedule_at", "_expected_at")
 
 
 class TaskOptions(TypedDict, total=False):
-    """What `queue.task` takes; each may be left out.
-
-    Attributes:
-        schedule_at, expected_at, priority, max_attempts: of each job, as for `queue.put`.
-        retry_in: how long a job pauses after a failed attempt. Or a mapping of classes of exceptions to that: the
-            class nearest to the exception's counts. None, and for what the mapping has not: as the queue says.
-        bury_on: classes of exceptions after which there is no other attempt: the job goes to the dead. Of these and
-            those of retry_in, the class nearest to the exception's counts.
-        lease_for: how long the workers hold a job of this task; None: as the queue says.
-        name: by which its jobs find it. By default the function's module and name, which must not change then as
-            long as there are jobs.
-    """
+    """The options of `queue.task`, which says what they mean; each may be left out."""
 
     schedule_at: When | None
     expected_at: When | None
@@ -55,7 +44,7 @@ def name_of(function: Callable[..., Any]) -> str:
         raise ValueError("what has no name of its own needs one as a task: @queue.task(name=...)")
     if origin.startswith(("__main__.", "__mp_main__.")):
         raise ValueError(
-            f"{origin[9:]} is in the program that was started, whose module has another name elsewhere: "
+            f"{function.__qualname__} is in the program that was started, whose module has another name elsewhere: "
             "put the task into a module that is imported, or name it: @queue.task(name=...)"
         )
     return origin
@@ -75,10 +64,16 @@ def signature_of(function: Callable[..., Any], bind: bool) -> inspect.Signature:
     return signature
 
 
-def refuse_generator(function: Callable[..., Any]) -> None:
-    """Raises `TypeError` for a function whose call does nothing yet."""
-    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+def is_coroutine(function: Callable[..., Any]) -> bool:
+    """Whether what it gives is to be awaited.
+
+    Raises:
+        TypeError: it is a generator.
+    """
+    called = (function, type(function).__call__)
+    if any(inspect.isgeneratorfunction(each) or inspect.isasyncgenfunction(each) for each in called):
         raise TypeError(f"{origin_of(function)} is a generator: to call it would do nothing")
+    return any(map(inspect.iscoroutinefunction, called))
 
 
 def check(codec: Codec, data: Any) -> None:

@@ -131,7 +131,7 @@ class AsyncPQ:
         """
         return AsyncQueue(self, name, serializer=serializer)
 
-    def through(self, given: Any) -> AsyncPQ:
+    def _through(self, given: Any) -> AsyncPQ:
         """The same queues through another connection.
 
         Args:

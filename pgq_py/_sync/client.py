@@ -130,7 +130,7 @@ class PQ:
         """
         return Queue(self, name, serializer=serializer)
 
-    def through(self, given: Any) -> PQ:
+    def _through(self, given: Any) -> PQ:
         """The same queues through another connection.
 
         Args:

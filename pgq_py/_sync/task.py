@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import inspect
+import copy
 from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import timedelta
 from functools import update_wrapper
@@ -13,7 +13,7 @@ from ..calls import JobId
 from ..codecs import Codec
 from ..errors import PayloadError, PayloadTooLarge, UnknownTask
 from ..failures import Bury, Retries, Verdict
-from ..functions import FOR_ONE_CALL, blame, check, name_of, origin_of, refuse_generator, signature_of
+from ..functions import FOR_ONE_CALL, blame, check, is_coroutine, name_of, origin_of, signature_of
 from ..times import Duration, When, at_or_in, length
 
 if TYPE_CHECKING:
@@ -54,14 +54,17 @@ class Task(Generic[P, R]):
         lease_for: Duration | None = None,
         name: str | None = None,
     ) -> None:
-        refuse_generator(function)
+        if isinstance(function, Task):
+            raise TypeError(f"{function!r} is a task already: function.configure(queue=...) puts elsewhere")
+        if not callable(function):
+            raise TypeError(f"a task is a function, not a {type(function).__name__}")
         self.queue = queue
         self.function = function
         self.bind = bind
-        self.is_coroutine = inspect.iscoroutinefunction(function)
+        self.is_coroutine = is_coroutine(function)
         self.name = name_of(function) if name is None else name
         self.lease_for: timedelta | None = length("lease_for", lease_for)
-        self._signature = signature_of(function, bind)
+        self.__signature__ = signature_of(function, bind)
         self._retries = Retries(retry_in, bury_on)
         at_or_in("schedule_at", schedule_at)
         at_or_in("expected_at", expected_at)
@@ -71,12 +74,12 @@ class Task(Generic[P, R]):
             "priority": priority,
             "max_attempts": max_attempts,
         }
-        update_wrapper(self, function)
+        update_wrapper(self, function, updated=())
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r} of {self.queue.name!r}>"
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> JobId:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> JobId:
         """Put a job that will call the function with these arguments.
 
         On an idle connection it is durable when this returns; inside a transaction, when that commits.
@@ -100,7 +103,7 @@ class Task(Generic[P, R]):
             args: of the function.
             kwargs: of the function.
         """
-        return self._put(self.queue.through(through), args, kwargs)
+        return self._put(self.queue._through(through), args, kwargs)
 
     def _put(self, queue: Queue, args: tuple[Any, ...], kwargs: dict[str, Any]) -> JobId:
         options = dict(self._options)
@@ -110,7 +113,7 @@ class Task(Generic[P, R]):
                 options[name[1:]] = given
         return queue.put(self._data(queue.codec, args, kwargs), **options)
 
-    def call(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def call(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the function here and now; nothing is put.
 
         Raises:
@@ -120,7 +123,7 @@ class Task(Generic[P, R]):
             raise TypeError(f"{self.name} takes a job as its first argument: call .function(job, ...)")
         return self.function(*args, **kwargs)
 
-    def data(self, *args: P.args, **kwargs: P.kwargs) -> dict[str, Any]:
+    def data(self, /, *args: P.args, **kwargs: P.kwargs) -> dict[str, Any]:
         """What a call with these arguments puts, for `queue.put_many` for example.
 
         Raises:
@@ -131,7 +134,7 @@ class Task(Generic[P, R]):
 
     def _data(self, codec: Codec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         try:
-            bound = self._signature.bind(*args, **kwargs)
+            bound = self.__signature__.bind(*args, **kwargs)
         except TypeError as error:
             raise TypeError(f"{self.name}: {error}") from None
         data: dict[str, Any] = {"task": self.name}
@@ -174,12 +177,10 @@ class Task(Generic[P, R]):
             "headers": headers,
             "notify": notify,
         }
-        # Neither by the copy module, which would ask a class for its ways, nor by __init__: nothing is to be checked.
-        made = object.__new__(type(self))
-        made.__dict__.update(self.__dict__)
+        made = copy.copy(self)
         made._options = self._options | {name: value for name, value in given.items() if value is not _KEEP}
         if queue is not _KEEP:
-            made.queue = self.queue.sibling(queue) if isinstance(queue, str) else queue
+            made.queue = self.queue._sibling(queue) if isinstance(queue, str) else queue
         return made
 
     def run(self, job: Job) -> Any:
@@ -198,7 +199,7 @@ class Task(Generic[P, R]):
         except TypeError:
             # The function's own, or that of the call? To look before each call would cost more than the call.
             try:
-                self._signature.bind(*args, **kwargs)
+                self.__signature__.bind(*args, **kwargs)
             except TypeError as error:
                 raise Bury(f"{self.name}: {error}") from None
             raise
