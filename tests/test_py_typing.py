@@ -24,6 +24,7 @@ PLANTED = [
     ('assert_type(await eat("Cox", 2), JobId)', 'assert_type(await eat("Cox", "2"), JobId)'),
     ('assert_type(note("Cox"), JobId)', 'assert_type(note(queue.get_nowait(), "Cox"), JobId)'),
     ('assert_type(eat.call("Cox", 2), bytes)', 'assert_type(eat.call("Cox", 2), str)'),
+    ('Worker(pq, "mail").run()', "Worker(pq, 5).run()"),
     ("eat(1)  # type: ignore[arg-type]", 'eat("Cox")  # type: ignore[arg-type]'),
 ]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import pickle
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, assert_type
 
@@ -18,6 +19,7 @@ from pgq_py import (
     AsyncQueue,
     AsyncQueueSet,
     AsyncTask,
+    AsyncWorker,
     Bury,
     Duration,
     Finding,
@@ -33,6 +35,7 @@ from pgq_py import (
     UnknownTask,
     Verdict,
     When,
+    Worker,
     errors,
 )
 
@@ -201,6 +204,51 @@ def settings_and_errors(queue: Queue) -> None:
         assert_type(retry.retry_in, timedelta | None)
 
 
+def workers(pq: PQ, queue: Queue) -> None:
+    def handle(job: Job) -> None:
+        print(job.data)
+
+    @contextmanager
+    def timed(job: Job) -> Generator[None]:
+        yield print(job.id)
+
+    worker = Worker(
+        pq,
+        ["mail", queue],
+        handler=handle,
+        concurrency=2,
+        prefetch=0,
+        lease_for="5m",
+        strict=True,
+        grace=1.5,
+        burst=True,
+        max_jobs=1,
+        max_memory=2**30,
+        hooks=[timed],
+        consumer="me",
+    )
+    assert_type(worker.run(signals=True), None)
+    assert_type(worker.stop(now=True), None)
+    Worker(pq, {"mail": 3, "reports": 1.5})
+    Worker(pq, {queue: 1})
+    Worker(pq, "mail").run()
+    assert_type(queue.work(burst=True, concurrency=1), None)
+
+
+async def asynchronous_workers(pq: AsyncPQ, queue: AsyncQueue) -> None:
+    async def handle(job: AsyncJob) -> None:
+        print(job.data)
+
+    @asynccontextmanager
+    async def timed(job: AsyncJob) -> AsyncGenerator[None]:
+        yield
+
+    worker = AsyncWorker(pq, ["mail", queue], handler=handle, hooks=[timed])
+    assert_type(await worker.run(), None)
+    assert_type(worker.stop(), None)
+    assert_type(await queue.work(True), None)
+
+
 async def asynchronous(conn: psycopg.AsyncConnection[Any], pool: AsyncConnectionPool[Any]) -> None:
     assert_type(AsyncPQ(conn), AsyncPQ)
     AsyncPQ(pool=pool)
@@ -296,3 +344,8 @@ def mistakes(pq: PQ, apq: AsyncPQ) -> None:
     pq["apples"].task(retry_in={"OSError": "5s"})  # type: ignore[dict-item]
     pq["apples"].task(bind=True)(lambda: None)  # type: ignore[arg-type, misc]
     Retry(object())  # type: ignore[arg-type]
+    Worker(apq, "mail")  # type: ignore[arg-type]
+    Worker(pq, 1)  # type: ignore[arg-type]
+    Worker(pq, "mail", concurrency="8")  # type: ignore[arg-type]
+    Worker(pq, "mail", handler=len)  # type: ignore[arg-type]
+    Worker(pq, "mail", colour="red")  # type: ignore[call-arg]

@@ -61,9 +61,9 @@ class AsyncFeeder(AsyncConsumer):
         max_jobs: int | None,
         on_lease: Callable[[float], None],
     ) -> None:
-        # Of its own: closed, it ends a call that waits, and nothing else. It joins no transaction.
+        # Of its own: closed, they end a call that waits, and nothing else. It joins no transaction.
         own = copy.copy(pq)
-        own._source = source
+        own._source = copy.copy(source)
         super().__init__(own)
         self._members = {queue.name: queue for queue in queues}
         self._weights = {queue.name: weight for queue, weight in queues.items()}
@@ -105,7 +105,7 @@ class AsyncFeeder(AsyncConsumer):
     def stop(self) -> None:
         """Take no more. A call that waits ends within a quarter of a second."""
         self.over = True
-        self._pq._closed = True
+        self._pq._source.is_closed = True
         self._hand.ring()
 
     def returned(self, count: int) -> None:

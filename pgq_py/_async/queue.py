@@ -732,7 +732,7 @@ class AsyncQueue(AsyncConsumer):
             burst: end when nothing is left that can be done now; by default it goes on for ever.
             options: those of `AsyncWorker`: concurrency, lease_for, grace and so on.
         """
-        from .worker import AsyncWorker
+        from .worker import AsyncWorker  # which imports this module
 
         await AsyncWorker(self._pq, self, burst=burst, **options).run()
 

@@ -733,7 +733,7 @@ class Queue(Consumer):
             burst: end when nothing is left that can be done now; by default it goes on for ever.
             options: those of `AsyncWorker`: concurrency, lease_for, grace and so on.
         """
-        from .worker import Worker
+        from .worker import Worker  # which imports this module
 
         Worker(self._pq, self, burst=burst, **options).run()
 
