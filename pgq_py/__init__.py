@@ -16,7 +16,7 @@ from ._sync.client import PQ
 from ._sync.job import DeadJob, Job
 from ._sync.queue import Queue, QueueSet
 from ._version import SCHEMA_VERSION, __version__
-from .calls import Finding, JobId, Right, Settings, Stats
+from .calls import Finding, JobId, Metrics, Right, Settings, Stats
 from .codecs import Serializer
 from .errors import Empty, Error, LeaseLost
 from .links import KEEPALIVES
@@ -39,6 +39,7 @@ __all__ = [
     "Job",
     "JobId",
     "LeaseLost",
+    "Metrics",
     "Queue",
     "QueueSet",
     "Right",

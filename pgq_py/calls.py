@@ -69,7 +69,7 @@ class Call(Generic[T]):
             privilege = "manage"
         queue = params[0][0] if isinstance(params[0], list | tuple) else params[0]
         if not isinstance(queue, str):
-            # queue_health, queue_maintain, and queue_stats of all.
+            # queue_health, queue_maintain, queue_metrics, and queue_stats of all.
             grant = sql.SQL("select {}({}, {})").format(
                 sql.Identifier(schema, "queue_grant_all"), sql.Literal(role), sql.Literal(privilege)
             )
@@ -88,7 +88,7 @@ _TO_ASK_FOR = {
         "put": "put put_many",
         "get": "get get_any lease lease_any complete complete_many error error_many release release_many progress "
         "progress_many bury channel listen unlisten update wait",
-        "observe": "list count stats dead_list settings health",
+        "observe": "list count stats dead_list settings metrics health",
         "manage": "create drop pause resume clear cancel redrive dead_delete maintain",
     }.items()
     for name in names.split()
@@ -211,6 +211,26 @@ class Stats:
     taken: int
     completed: int
     failed: int
+    died: int
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """Gauges and counters of a queue, numbers only: see `queue_metrics` in the reference."""
+
+    queue: str
+    ready: int
+    scheduled: int
+    retrying: int
+    leased: int
+    dead: int
+    paused: int
+    oldest_ready_seconds: float
+    put: int
+    taken: int
+    completed: int
+    failed: int
+    died: int
 
 
 def check_name(name: str) -> str:
@@ -301,6 +321,10 @@ def _tasks(answer: Answer) -> dict[str, int]:
 
 def _stats(answer: Answer) -> list[Stats]:
     return [Stats(*row) for row in answer.rows()]
+
+
+def _metrics(answer: Answer) -> list[Metrics]:
+    return [Metrics(*row) for row in answer.rows()]
 
 
 # The columns of a job beyond its id and data, and how to read them.
@@ -463,6 +487,7 @@ class Calls:
         self._pause = function("select {schema}.queue_pause(%text)")
         self._resume = function("select {schema}.queue_resume(%text)")
         self._stats = function("select * from {schema}.queue_stats(%text)")
+        self._metrics = function("select * from {schema}.queue_metrics()")
         self._grant = function("select {schema}.queue_grant(%text, %text, %text)")
         self._grant_all = function("select {schema}.queue_grant_all(%text, %text)")
         self._revoke = function("select {schema}.queue_revoke(%text, %text, %text)")
@@ -699,6 +724,10 @@ class Calls:
     def stats(self, queue: str | None) -> Call[list[Stats]]:
         """What is in one queue or in all."""
         return Call(self._stats, (queue,), _stats)
+
+    def metrics(self) -> Call[list[Metrics]]:
+        """Gauges and counters of all queues."""
+        return Call(self._metrics, (), _metrics)
 
     def grant(self, queue: str | None, role: str, privilege: str) -> Call[bool]:
         """A right given to a role, on one queue or on all."""

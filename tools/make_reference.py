@@ -38,7 +38,7 @@ SUBJECTS = {
     "Dead jobs": ["queue_dead_list", "queue_redrive", "queue_dead_delete"],
     "Queues": ["queue_create", "queue_settings", "queue_pause", "queue_resume", "queue_clear", "queue_drop"],
     "Rights": ["queue_grant", "queue_grant_all", "queue_revoke", "queue_revoke_all", "queue_rights"],
-    "Operation": ["queue_health", "queue_maintain"],
+    "Operation": ["queue_metrics", "queue_health", "queue_maintain"],
     "Installation": ["queue_version"],
 }
 

@@ -13,7 +13,7 @@ from psycopg.conninfo import make_conninfo
 
 from .._compat import async_call, async_sleep
 from .._version import SCHEMA_VERSION
-from ..calls import Call, Calls, Finding, Right, Stats
+from ..calls import Call, Calls, Finding, Metrics, Right, Stats
 from ..codecs import Serializer
 from ..errors import Closed, NotAllowed, VersionMismatch
 from ..hosts import find_async_host
@@ -134,6 +134,10 @@ class AsyncPQ:
     async def stats(self) -> list[Stats]:
         """What is in each queue that has jobs, dead jobs or settings."""
         return await self.run(self.calls.stats(None))
+
+    async def metrics(self) -> list[Metrics]:
+        """`stats` as a monitoring system takes it: gauges and counters of each queue, numbers only."""
+        return await self.run(self.calls.metrics())
 
     async def grant(self, role: str, privilege: str) -> bool:
         """Give a role a right on all queues: to "put", "get", "observe" or "manage"; True if it is new.

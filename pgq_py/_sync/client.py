@@ -14,7 +14,7 @@ from psycopg.conninfo import make_conninfo
 
 from .._compat import call, sleep
 from .._version import SCHEMA_VERSION
-from ..calls import Call, Calls, Finding, Right, Stats
+from ..calls import Call, Calls, Finding, Metrics, Right, Stats
 from ..codecs import Serializer
 from ..errors import Closed, NotAllowed, VersionMismatch
 from ..hosts import find_host
@@ -133,6 +133,10 @@ class PQ:
     def stats(self) -> list[Stats]:
         """What is in each queue that has jobs, dead jobs or settings."""
         return self.run(self.calls.stats(None))
+
+    def metrics(self) -> list[Metrics]:
+        """`stats` as a monitoring system takes it: gauges and counters of each queue, numbers only."""
+        return self.run(self.calls.metrics())
 
     def grant(self, role: str, privilege: str) -> bool:
         """Give a role a right on all queues: to "put", "get", "observe" or "manage"; True if it is new.

@@ -37,6 +37,7 @@ as $$
         ('queue_stats', '{observe, manage}'),
         ('queue_dead_list', '{observe, manage}'),
         ('queue_settings', '{observe, manage}'),
+        ('queue_metrics', '{observe, manage}'),
         -- Of all queues, and so is queue_maintain.
         ('queue_health', '{observe, manage}'),
 
