@@ -12,13 +12,16 @@ from . import errors
 from ._async.client import AsyncPQ
 from ._async.job import AsyncDeadJob, AsyncJob
 from ._async.queue import AsyncQueue, AsyncQueueSet
+from ._async.task import AsyncTask, AsyncTasks
 from ._sync.client import PQ
 from ._sync.job import DeadJob, Job
 from ._sync.queue import Queue, QueueSet
+from ._sync.task import Task, Tasks
 from ._version import SCHEMA_VERSION, __version__
 from .calls import Finding, JobId, Metrics, Right, Settings, Stats
 from .codecs import Serializer
-from .errors import Empty, Error, LeaseLost
+from .errors import Empty, Error, LeaseLost, UnknownTask
+from .failures import Bury, Retry, Verdict
 from .links import KEEPALIVES
 from .times import Duration, When
 
@@ -31,6 +34,9 @@ __all__ = [
     "AsyncPQ",
     "AsyncQueue",
     "AsyncQueueSet",
+    "AsyncTask",
+    "AsyncTasks",
+    "Bury",
     "DeadJob",
     "Duration",
     "Empty",
@@ -42,10 +48,15 @@ __all__ = [
     "Metrics",
     "Queue",
     "QueueSet",
+    "Retry",
     "Right",
     "Serializer",
     "Settings",
     "Stats",
+    "Task",
+    "Tasks",
+    "UnknownTask",
+    "Verdict",
     "When",
     "__version__",
     "errors",

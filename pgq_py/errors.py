@@ -31,7 +31,10 @@ class TimeError(Error, ValueError):
 
 
 class PayloadError(Error, ValueError, TypeError):
-    """The data can't be stored: not JSON, or what a serializer returned is not text or bytes."""
+    """The data can't be stored: not JSON, or what a serializer returned is not text or bytes.
+
+    Of a job that a worker has: its data is no call of a task.
+    """
 
 
 class PayloadTooLarge(PayloadError):
@@ -52,6 +55,10 @@ class NotLeased(Error, RuntimeError):
 
 class DecodeError(Error, ValueError):
     """The data of a job can't be read by this queue's serializer. The job goes to the dead."""
+
+
+class UnknownTask(Error, LookupError):
+    """No task has the name that a job says. The job goes to the dead."""
 
 
 class Closed(Error):

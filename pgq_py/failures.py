@@ -1,4 +1,4 @@
-"""What an exception tells about a job: whether the job failed, and in which words."""
+"""What an exception tells about a job: whether the job failed, in which words, and what becomes of it."""
 
 from __future__ import annotations
 
@@ -6,16 +6,100 @@ import asyncio
 import gc
 import sys
 import traceback
+from collections.abc import Collection, Mapping
+from datetime import timedelta
 from dis import opmap
 from types import FrameType, TracebackType
+from typing import Any, NamedTuple
 
 import psycopg
+
+from .errors import Error
+from .times import Duration, length
 
 # As many characters as `queue_error` keeps.
 LIMIT = 2000
 
 _YIELD = opmap["YIELD_VALUE"]
 _RAISING = {opmap["RAISE_VARARGS"], opmap["RERAISE"]}
+
+
+class Retry(Error):
+    """For a task or a handler to raise: the attempt has failed, and the job comes back if it has attempts left.
+
+    Args:
+        retry_in: after how long: a timedelta, seconds, or text such as "5m". None: as the queue says.
+        message: why; kept with the job.
+    """
+
+    def __init__(self, retry_in: Duration | None = None, message: str = "the task asked for another attempt") -> None:
+        super().__init__(message)
+        self.retry_in = length("retry_in", retry_in)
+
+
+class Bury(Error):
+    """For a task or a handler to raise: the job can never succeed, and goes to the dead at once.
+
+    Args:
+        reason: why; kept with the job.
+    """
+
+    def __init__(self, reason: str = "the task gave up") -> None:
+        super().__init__(reason)
+
+
+class Verdict(NamedTuple):
+    """What becomes of a job whose attempt has failed: the arguments of `job.error`."""
+
+    message: str
+    """Why; kept with the job."""
+    retry_in: timedelta | None = None
+    """How long it pauses; None: as the queue says."""
+    bury: bool = False
+    """Whether it goes to the dead whatever its attempts."""
+
+
+class Retries:
+    """What becomes of a job, by the class of the exception that has ended its attempt.
+
+    Args:
+        retry_in: how long the job pauses, after any exception or by its class; None: as the queue says.
+        bury_on: the class or classes after which there is no other attempt.
+
+    Of the classes of both, the nearest to the exception's own counts. `Retry` and `Bury` come before them.
+    """
+
+    def __init__(
+        self,
+        retry_in: Duration | Mapping[type[BaseException], Duration | None] | None = None,
+        bury_on: type[BaseException] | Collection[type[BaseException]] = (),
+    ) -> None:
+        given: Mapping[Any, Any] = retry_in if isinstance(retry_in, Mapping) else {BaseException: retry_in}
+        self._pauses = {_exception("retry_in", kind): length("retry_in", pause) for kind, pause in given.items()}
+        buried = [bury_on] if isinstance(bury_on, type) else bury_on
+        self._buried = {_exception("bury_on", kind) for kind in buried}
+        for kind in self._buried & given.keys():
+            if isinstance(retry_in, Mapping):
+                raise ValueError(f"{kind.__name__} is in retry_in and in bury_on: it can't be both")
+
+    def verdict(self, error: BaseException) -> Verdict:
+        """What becomes of a job whose attempt has ended with this exception."""
+        if isinstance(error, Retry | Bury):
+            # What was raised by will needs no traceback, but that of its cause.
+            message = str(error) if error.__cause__ is None else describe(error)
+            return Verdict(message, error.retry_in) if isinstance(error, Retry) else Verdict(message, bury=True)
+        for kind in type(error).__mro__:
+            if kind in self._buried:
+                return Verdict(describe(error), bury=True)
+            if kind in self._pauses:
+                return Verdict(describe(error), self._pauses[kind])
+        return Verdict(describe(error))
+
+
+def _exception(name: str, kind: Any) -> type[BaseException]:
+    if not (isinstance(kind, type) and issubclass(kind, BaseException)):
+        raise TypeError(f"{name} has {kind!r}, which is no class of exceptions")
+    return kind
 
 
 def is_interruption(error: BaseException) -> bool:

@@ -41,7 +41,8 @@ def convert(text: str) -> str:
         text = Path(folder, "_sync", "module.py").read_text()
     text = re.sub(r"^(\s*)# sync: ?", r"\1", text, flags=re.MULTILINE)
     # What is awaited is returned as it is.
-    text = re.sub(r"\bAwaitable\[((?:[^\[\]]|\[[^\[\]]*\])*)\]", r"\1", text).replace(" Awaitable,", "")
+    text = re.sub(r"\b(?:Awaitable\[|Coroutine\[Any, Any, )((?:[^\[\]]|\[[^\[\]]*\])*)\]", r"\1", text)
+    text = re.sub(r" (?:Awaitable|Coroutine),", "", text)
     text = text.replace("_async", "_sync").replace("Asynchronous", "Synchronous")
     return tidy(HEADER + text)
 

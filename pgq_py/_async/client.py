@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from pathlib import Path
 from time import monotonic
@@ -23,6 +24,7 @@ from ..times import Duration
 from .listener import SLICE
 from .queue import AsyncQueue, AsyncQueueSet
 from .session import AsyncDialSource, AsyncPoolSource, AsyncSession, AsyncSource
+from .task import AsyncTasks
 from .transaction import AsyncTransaction, innermost
 from .use import AsyncUse
 
@@ -62,6 +64,8 @@ class AsyncPQ:
         self.schema = schema
         self.calls = Calls(schema)
         self.keys = Keys(secret)
+        self.tasks = AsyncTasks()
+        """The tasks made by `queue.task` of this PQ's queues, by name."""
         self._queues: dict[str, AsyncQueue] = {}
         self._closed = False
         self._checked = False
@@ -126,6 +130,22 @@ class AsyncPQ:
             serializer: anything with `dumps` (giving text or bytes) and `loads`; by default JSON.
         """
         return AsyncQueue(self, name, serializer=serializer)
+
+    def _through(self, given: Any) -> AsyncPQ:
+        """The same queues through another connection.
+
+        Args:
+            given: a connection or cursor of psycopg's, a connection or session of SQLAlchemy's, Django's connection;
+                or a PQ, which is returned.
+        """
+        if isinstance(given, AsyncPQ):
+            return given
+        if isinstance(given, str):
+            raise TypeError("give a connection, not an address: nobody would close what is made from it")
+        made = copy.copy(self)
+        made._queues = {}
+        made._source = self._make_source(given.connection if isinstance(given, psycopg.AsyncCursor) else given, None)
+        return made
 
     def transaction(self) -> AsyncTransaction:
         """A transaction over all queues of this PQ; entering it gives a psycopg cursor."""

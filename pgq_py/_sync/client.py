@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from pathlib import Path
 from time import monotonic
@@ -24,6 +25,7 @@ from ..times import Duration
 from .listener import SLICE
 from .queue import Queue, QueueSet
 from .session import DialSource, PoolSource, Session, Source
+from .task import Tasks
 from .transaction import Transaction, innermost
 from .use import Use
 
@@ -63,6 +65,8 @@ class PQ:
         self.schema = schema
         self.calls = Calls(schema)
         self.keys = Keys(secret)
+        self.tasks = Tasks()
+        """The tasks made by `queue.task` of this PQ's queues, by name."""
         self._queues: dict[str, Queue] = {}
         self._closed = False
         self._checked = False
@@ -125,6 +129,22 @@ class PQ:
             serializer: anything with `dumps` (giving text or bytes) and `loads`; by default JSON.
         """
         return Queue(self, name, serializer=serializer)
+
+    def _through(self, given: Any) -> PQ:
+        """The same queues through another connection.
+
+        Args:
+            given: a connection or cursor of psycopg's, a connection or session of SQLAlchemy's, Django's connection;
+                or a PQ, which is returned.
+        """
+        if isinstance(given, PQ):
+            return given
+        if isinstance(given, str):
+            raise TypeError("give a connection, not an address: nobody would close what is made from it")
+        made = copy.copy(self)
+        made._queues = {}
+        made._source = self._make_source(given.connection if isinstance(given, psycopg.Cursor) else given, None)
+        return made
 
     def transaction(self) -> Transaction:
         """A transaction over all queues of this PQ; entering it gives a psycopg cursor."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import pickle
@@ -16,7 +17,7 @@ from functools import cache
 from itertools import islice
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeAlias, TypeVar, Unpack, overload
 
 import psycopg
 
@@ -24,9 +25,11 @@ from ..calls import Call, JobId, Right, Settings, Stats, Taken, check_count, che
 from ..codecs import JSON, Codec, Payload, Serializer, SerializerCodec
 from ..errors import CommitUnknown, ConnectionLost, DecodeError, Empty, Error
 from ..failures import caller_of, describe, is_interruption, left_by_exception
+from ..functions import TaskOptions
 from ..times import Duration, When
 from .job import DeadJob, Job
 from .listener import Listener
+from .task import Task
 from .transaction import Transaction, opened_by
 from .use import Taking, Use
 
@@ -43,6 +46,8 @@ BATCH = 10_000
 BATCH_LENGTH = 2**23
 
 T = TypeVar("T")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 # Methods are named as users expect, and so `list` is one of them.
 Jobs: TypeAlias = list[Job]
@@ -643,6 +648,64 @@ class Queue(Consumer):
                 notify,
             )
         )
+
+    def _sibling(self, name: str) -> Queue:
+        """The queue of another name, its data stored and read as here."""
+        serializer = self.codec.serializer if isinstance(self.codec, SerializerCodec) else None
+        return Queue(self._pq, name, serializer=serializer)
+
+    def _through(self, given: Any) -> Queue:
+        """The same queue through another connection.
+
+        Args:
+            given: a connection or cursor of psycopg's, a connection or session of SQLAlchemy's, Django's connection,
+                or a PQ; or a queue, which is returned.
+        """
+        if isinstance(given, Queue):
+            return given
+        made = copy.copy(self)
+        made._pq = self._pq._through(given)
+        return made
+
+    @overload
+    def task(self, function: Callable[P, R], /) -> Task[P, R]: ...
+
+    @overload
+    def task(
+        self, function: None = None, /, *, bind: Literal[False] = False, **options: Unpack[TaskOptions]
+    ) -> Callable[[Callable[P, R]], Task[P, R]]: ...
+
+    @overload
+    def task(
+        self, function: None = None, /, *, bind: Literal[True], **options: Unpack[TaskOptions]
+    ) -> Callable[[Callable[Concatenate[Job, P], R]], Task[P, R]]: ...
+
+    def task(self, function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+        """Make a function a task: to call it puts a job, and a worker calls the function.
+
+            @queue.task
+            def eat(kind): ...
+
+            @queue.task(priority=5, retry_in={OSError: "10s"})
+            def drink(kind): ...
+
+        Args:
+            function: to be called by the worker; may be a coroutine function.
+            bind: the function has the job as its first argument.
+            options: those of `TaskOptions`: schedule_at, expected_at, priority, max_attempts, retry_in, bury_on,
+                lease_for, name.
+
+        Raises:
+            ValueError: the function has no name that is the same everywhere, and was given none; or another function
+                is the task of this name.
+        """
+
+        def decorate(function: Callable[..., Any]) -> Task[..., Any]:
+            task = Task[..., Any](self, function, **options)
+            self._pq.tasks.add(task)
+            return task
+
+        return decorate if function is None else decorate(function)
 
     def update(self, id: int, data: Any) -> bool:
         """Replace the data of a job that is in the queue.
