@@ -35,6 +35,9 @@ COMMANDS = {
         "sql": "schema",
         "version": "schema",
     },
+    "Watching": {
+        "metrics": "metrics",
+    },
     "To see it work": {
         "demo": "demo",
     },
