@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import count as counter
@@ -48,6 +49,8 @@ class Call(Generic[T]):
     matters: bool = True
     # Of a call that only prepares another: that one is what rights are asked for.
     wanted: Call[Any] | None = None
+    # Of a PQ that `otel.instrument` traces: the span to run it in, which gives the call to run.
+    traced: Callable[[], AbstractContextManager[Call[T]]] | None = None
 
     def advice(self, schema: str, role: str) -> str:
         """The grant that a role must ask for to make this call, where PostgreSQL itself refused it.

@@ -31,6 +31,8 @@ from .use import AsyncUse
 if TYPE_CHECKING:
     from psycopg_pool import AsyncConnectionPool
 
+    from ..otel import Tracing
+
 T = TypeVar("T")
 
 
@@ -63,6 +65,7 @@ class AsyncPQ:
             raise TypeError("PQ takes a connection, an address or a pool: one of them")
         self.schema = schema
         self.calls = Calls(schema)
+        self.tracing: Tracing | None = None
         self.keys = Keys(secret)
         self.tasks = AsyncTasks()
         """The tasks made by `queue.task` of this PQ's queues, by name."""
@@ -238,6 +241,9 @@ class AsyncPQ:
 
     async def run(self, call: Call[T]) -> T:
         """Run one call, in the open transaction of this thread or task if there is one."""
+        if call.traced is not None:
+            with call.traced() as plain:
+                return await self.run(plain)
         joined = self._joined()
         if joined is not None:
             return await joined.run(call)

@@ -32,6 +32,8 @@ from .use import Use
 if TYPE_CHECKING:
     from psycopg_pool import ConnectionPool
 
+    from ..otel import Tracing
+
 T = TypeVar("T")
 
 
@@ -64,6 +66,7 @@ class PQ:
             raise TypeError("PQ takes a connection, an address or a pool: one of them")
         self.schema = schema
         self.calls = Calls(schema)
+        self.tracing: Tracing | None = None
         self.keys = Keys(secret)
         self.tasks = Tasks()
         """The tasks made by `queue.task` of this PQ's queues, by name."""
@@ -237,6 +240,9 @@ class PQ:
 
     def run(self, call: Call[T]) -> T:
         """Run one call, in the open transaction of this thread or task if there is one."""
+        if call.traced is not None:
+            with call.traced() as plain:
+                return self.run(plain)
         joined = self._joined()
         if joined is not None:
             return joined.run(call)
