@@ -145,6 +145,18 @@ class Cycles(Contender):
         """Put, lease, record an error and put back at once, lease, complete."""
 
 
+class Works(Contender):
+    """Has workers: threads that call a handler with each job."""
+
+    @abstractmethod
+    def loop(self, count: int, size: int) -> list[int]:
+        """Lease a batch and complete it, again and again, until so many are done; gives their numbers."""
+
+    @abstractmethod
+    def work(self, count: int, threads: int) -> list[int]:
+        """The same by a worker, from its beginning to its end."""
+
+
 class PutsMany(Contender):
     """Puts many jobs in one call."""
 

@@ -194,6 +194,7 @@ GOALS = (
         "W14", "WAL per byte of data at most 1.2: it is written once",
         lambda results: middle(results, "W14", "ours", "wal_per_byte"), most=1.2,
     ),
+    _itself("W15", "at least 0.90 of the loop", 0.90),
     _python("put"),
     _python("get"),
     _python("lease, complete"),

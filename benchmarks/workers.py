@@ -276,6 +276,16 @@ def cycle(client: Any, ready: Ready, size: int, seconds: float) -> Done:
     return done
 
 
+def finish(client: Any, ready: Ready, operation: str, count: int, by: int) -> Done:
+    """So many jobs by a loop over batches of a size, or by a worker with so many threads."""
+    done = Done(jobs=count)
+    ready()
+    done.begin = time.monotonic()
+    done.taken = getattr(client, operation)(count, by)
+    done.end = time.monotonic()
+    return done
+
+
 LOOPS: dict[str, Callable[..., Done]] = {
-    loop.__name__: loop for loop in (put, put_many, take, put_take, put_at_random, receive, sleep, cycle)
+    loop.__name__: loop for loop in (put, put_many, take, put_take, put_at_random, receive, sleep, cycle, finish)
 }

@@ -1,4 +1,4 @@
-"""The workloads, W1 to W14.
+"""The workloads, W1 to W15.
 
 Each is a function that measures one contender once, in a database made for it alone: a copy of one
 that was prepared before, so that each round begins with the same pages. It returns the figures of
@@ -30,6 +30,7 @@ from .contender import (
     PutsMany,
     Receives,
     Sleeps,
+    Works,
     payload,
 )
 from .server import PostgreSQL, Redis
@@ -62,6 +63,7 @@ class Options:
     wakes: int = 100
     pauses: tuple[float, float] = (0.05, 0.3)
     large: int = 1_000_000
+    threads: int = 8
     # How long a loop of a single SQL function is.
     function_seconds: float = 2
 
@@ -493,6 +495,24 @@ def large(bench: Bench, kind: type[Contender]) -> Figures:
         }
 
 
+def work(bench: Bench, kind: type[Contender]) -> Figures:
+    """W15: empty handlers, by a worker against the loop that a user would write, in turns."""
+    count = bench.options.bulk // TURNS
+    jobs = range(2 * TURNS * count)
+    rates: dict[str, list[float]] = {"loop": [], "work": []}
+    done: list[Done] = []
+    with bench.fresh(kind, f"{len(jobs)}", filled(jobs)) as place:
+        for turn in range(TURNS):
+            for name in list(rates)[:: 1 if turn % 2 == 0 else -1]:
+                by = bench.options.threads if name == "work" else 100
+                now = run([Worker("finish", kind.name, place, {"operation": name, "count": count, "by": by})])
+                rates[name].append(rate(now)["value"])
+                done += now
+        check(kind, place, jobs, done)
+    ratio = median(b / a for a, b in zip(rates["loop"], rates["work"], strict=True))
+    return {"value": ratio, "rates": rates}
+
+
 @dataclass(frozen=True)
 class Workload:
     """One line of the table."""
@@ -611,5 +631,12 @@ WORKLOADS = {
             base="W5",
         ),
         Workload("W14", "1 MB per job: put, lease, error, lease, complete", large, (Cycles,), unit="bytes/s"),
+        Workload(
+            "W15",
+            "empty handlers by a worker with {threads} threads, against a loop of lease 100, complete 100",
+            work,
+            (Works,),
+            unit="ratio",
+        ),
     )
 }

@@ -13,10 +13,12 @@ from ._async.client import AsyncPQ
 from ._async.job import AsyncDeadJob, AsyncJob
 from ._async.queue import AsyncQueue, AsyncQueueSet
 from ._async.task import AsyncTask, AsyncTasks
+from ._async.worker import AsyncWorker
 from ._sync.client import PQ
 from ._sync.job import DeadJob, Job
 from ._sync.queue import Queue, QueueSet
 from ._sync.task import Task, Tasks
+from ._sync.worker import Worker
 from ._version import SCHEMA_VERSION, __version__
 from .calls import Finding, JobId, Metrics, Right, Settings, Stats
 from .codecs import Serializer
@@ -36,6 +38,7 @@ __all__ = [
     "AsyncQueueSet",
     "AsyncTask",
     "AsyncTasks",
+    "AsyncWorker",
     "Bury",
     "DeadJob",
     "Duration",
@@ -58,6 +61,7 @@ __all__ = [
     "UnknownTask",
     "Verdict",
     "When",
+    "Worker",
     "__version__",
     "errors",
 ]

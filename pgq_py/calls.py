@@ -306,6 +306,10 @@ def _keyed_id(answer: Answer) -> JobId:
     return _keyed_ids(answer)[0]
 
 
+def _dones(answer: Answer) -> list[bool]:
+    return [done == b"\x01" for (done,) in answer.raw()]
+
+
 def _settings(answer: Answer) -> Settings:
     return Settings(*answer.rows()[0])
 
@@ -463,6 +467,15 @@ class Calls:
         self._release = function("select {schema}.queue_release(%text, %bigint, %uuid)")
         self._progress = function(
             "select {schema}.queue_progress(%text, %bigint, %uuid, progress => %bigint, lease => %interval)"
+        )
+        self._complete_many = function("select done from {schema}.queue_complete_many(%text, %bigint[], %uuid[])")
+        self._error_many = function(
+            "select done from {schema}.queue_error_many(%text, %bigint[], %uuid[], messages => %text[], "
+            "retry_in => %interval, bury => %bool)"
+        )
+        self._release_many = function("select done from {schema}.queue_release_many(%text, %bigint[], %uuid[])")
+        self._progress_many = function(
+            "select done from {schema}.queue_progress_many(%text, %bigint[], %uuid[], lease => %interval)"
         )
         self._dead = function("select " + _DEAD + " from {schema}.queue_dead_list(%text, " + _CHOICE + ")")
         self._redrive = function("select {schema}.queue_redrive(%text, " + _CHOICE + ")")
@@ -651,6 +664,33 @@ class Calls:
     ) -> Call[bool]:
         """A lease extended."""
         return Call(self._progress, (queue, id, receipt, count, length("lease_for", lease_for)), _first)
+
+    def complete_many(self, queue: str, ids: Sequence[int], receipts: Sequence[bytes]) -> Call[list[bool]]:
+        """Leased jobs are done; reads for each whether its lease was still good."""
+        return Call(self._complete_many, (queue, ids, receipts), _dones)
+
+    def error_many(
+        self,
+        queue: str,
+        ids: Sequence[int],
+        receipts: Sequence[bytes],
+        messages: Sequence[str],
+        retry_in: Duration | None = None,
+        bury: bool = False,
+    ) -> Call[list[bool]]:
+        """Attempts have failed, each with its message; the rest is the same for all of them."""
+        stored = [_storable(message) for message in messages]
+        return Call(self._error_many, (queue, ids, receipts, stored, length("retry_in", retry_in), bury), _dones)
+
+    def release_many(self, queue: str, ids: Sequence[int], receipts: Sequence[bytes]) -> Call[list[bool]]:
+        """Leased jobs returned."""
+        return Call(self._release_many, (queue, ids, receipts), _dones)
+
+    def progress_many(
+        self, queue: str, ids: Sequence[int], receipts: Sequence[bytes], lease_for: Duration | None
+    ) -> Call[list[bool]]:
+        """Leases extended."""
+        return Call(self._progress_many, (queue, ids, receipts, length("lease_for", lease_for)), _dones)
 
     def dead(self, queue: str, *choice: Any) -> Call[list[Taken]]:
         """The dead jobs that are chosen."""

@@ -116,6 +116,10 @@ def _jsons(values: Sequence[Any], encoding: str) -> bytes:
     return _array(3802, [None if value is None else b"\x01" + _text(value, encoding) for value in values])
 
 
+def _uuids(values: Sequence[bytes], encoding: str) -> bytes:
+    return _array(2950, values)
+
+
 def _bigints(values: Sequence[int], encoding: str) -> bytes:
     return b"{%s}" % b",".join([_integer(value, encoding) for value in values])
 
@@ -133,6 +137,7 @@ KINDS = {
     "text[]": Kind(1009, BINARY, _texts),
     "bytea[]": Kind(1001, BINARY, _byte_strings),
     "jsonb[]": Kind(3807, BINARY, _jsons),
+    "uuid[]": Kind(2951, BINARY, _uuids),
     "bigint[]": Kind(1016, TEXT, _bigints),
 }
 

@@ -22,6 +22,7 @@ NAMES = {
     "aclose": "close",
     "async_call": "call",
     "async_owner": "owner",
+    "async_signalled": "signalled",
     "async_sleep": "sleep",
     "enter_async_context": "enter_context",
     "find_async_host": "find_host",

@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 from psycopg_pool import AsyncConnectionPool
 
-from pgq_py import PQ, AsyncPQ, Job
+from pgq_py import PQ, AsyncPQ, Job, Worker
 
 from ..contender import (
     Chooses,
@@ -27,12 +27,13 @@ from ..contender import (
     PutsMany,
     Receives,
     Sleeps,
+    Works,
 )
 
 _LEFT = "select count(*), coalesce(sum((data->>'n')::bigint), 0) from queue_job where ready_at is null"
 
 
-class Ours(Chooses, Gets, Leases, Cycles, PutsMany, GetsMany, LeasesMany, PutsLater, Holds, Receives, Sleeps):
+class Ours(Chooses, Gets, Leases, Cycles, PutsMany, GetsMany, LeasesMany, PutsLater, Holds, Receives, Sleeps, Works):
     """The Python package, on one psycopg connection."""
 
     name = "ours"
@@ -118,6 +119,25 @@ class Ours(Chooses, Gets, Leases, Cycles, PutsMany, GetsMany, LeasesMany, PutsLa
         """`queue.lease_many`, and no more."""
         while count > 0:
             count -= len(self.queue.lease_many(min(count, 1000), "1d"))
+
+    def loop(self, count: int, size: int) -> list[int]:
+        """`queue.lease_many`, and the call that a worker makes to complete many."""
+        taken: list[int] = []
+        while len(taken) < count:
+            jobs = self.queue.lease_many(min(size, count - len(taken)))
+            taken += [job.data["n"] for job in jobs]
+            ids, receipts = [job.id for job in jobs], [job.receipt.bytes for job in jobs if job.receipt]
+            done: list[bool] = self.pq.run(self.pq.calls.complete_many("bench", ids, receipts))
+            assert all(done)
+        return taken
+
+    def work(self, count: int, threads: int) -> list[int]:
+        """`Worker(pq, "bench", handler=...).run()`."""
+        taken: list[int] = []
+        with PQ(self.place.dsn) as pq:
+            handler = lambda job: taken.append(job.data["n"])  # noqa: E731 - as short as a handler can be
+            Worker(pq, "bench", handler=handler, concurrency=threads, max_jobs=count).run()
+        return taken
 
     def receive(self, on_job: OnJob) -> None:
         """`for job in queue`."""

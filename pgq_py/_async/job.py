@@ -50,6 +50,7 @@ class AsyncJob:
     __slots__ = (
         "_data",
         "_depth",
+        "_is_lost",
         "_joined",
         "_payload",
         "_queue",
@@ -106,6 +107,8 @@ class AsyncJob:
         self._span: AbstractContextManager[None] | None = None
         # Leased in a transaction that was open: until that commits nobody else can see the lease.
         self._joined = False
+        # A worker's heartbeat found that the lease is no longer good.
+        self._is_lost = False
         self.id: int = taken.id
         self.queue: str = taken.queue
         self._data: Any = _UNREAD
@@ -160,6 +163,14 @@ class AsyncJob:
         if done or self._receipt is None:
             self._payload, self._data = payload, data
         return done
+
+    @property
+    def lost(self) -> bool:
+        """The lease is no longer good: somebody else may have the job. Long work may look now and then, and stop.
+
+        Known from heartbeats (a worker's, or `progress`), or because the lease ran out by our clock.
+        """
+        return self._is_lost or (self._receipt is not None and not self._settled and monotonic() > self._until)
 
     @property
     def size(self) -> int:
@@ -229,6 +240,7 @@ class AsyncJob:
         lease = self._extension() if lease_for is None else length("lease_for", lease_for)
         assert lease is not None  # as what it was made from
         done = await self._queue._pq.run(self._queue._pq.calls.progress(self.queue, self.id, receipt, count, lease))
+        self._is_lost = not done and not self._settled
         if done:
             self._until = begun + lease.total_seconds()
             if count is not None:

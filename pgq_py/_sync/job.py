@@ -51,6 +51,7 @@ class Job:
     __slots__ = (
         "_data",
         "_depth",
+        "_is_lost",
         "_joined",
         "_payload",
         "_queue",
@@ -107,6 +108,8 @@ class Job:
         self._span: AbstractContextManager[None] | None = None
         # Leased in a transaction that was open: until that commits nobody else can see the lease.
         self._joined = False
+        # A worker's heartbeat found that the lease is no longer good.
+        self._is_lost = False
         self.id: int = taken.id
         self.queue: str = taken.queue
         self._data: Any = _UNREAD
@@ -161,6 +164,14 @@ class Job:
         if done or self._receipt is None:
             self._payload, self._data = payload, data
         return done
+
+    @property
+    def lost(self) -> bool:
+        """The lease is no longer good: somebody else may have the job. Long work may look now and then, and stop.
+
+        Known from heartbeats (a worker's, or `progress`), or because the lease ran out by our clock.
+        """
+        return self._is_lost or (self._receipt is not None and not self._settled and monotonic() > self._until)
 
     @property
     def size(self) -> int:
@@ -228,6 +239,7 @@ class Job:
         lease = self._extension() if lease_for is None else length("lease_for", lease_for)
         assert lease is not None  # as what it was made from
         done = self._queue._pq.run(self._queue._pq.calls.progress(self.queue, self.id, receipt, count, lease))
+        self._is_lost = not done and not self._settled
         if done:
             self._until = begun + lease.total_seconds()
             if count is not None:

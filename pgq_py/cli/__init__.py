@@ -35,7 +35,8 @@ COMMANDS = {
         "sql": "schema",
         "version": "schema",
     },
-    "Watching": {
+    "To work": {
+        "work": "work",
         "metrics": "metrics",
     },
     "To see it work": {

@@ -1,0 +1,235 @@
+# Generated from pgq_py/_async by tools/make_sync.py (`make sync`): edit that.
+"""Telling the server what became of a worker's jobs, and that it still works on the others."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from datetime import timedelta
+from math import inf
+from time import monotonic
+from typing import TYPE_CHECKING, TypeVar
+
+import psycopg
+
+from .._compat import sleep
+from ..calls import Call
+from ..errors import CommitUnknown, ConnectionLost, Error
+from ..links import RETRY_LAST
+from ..running import Channel
+from .hand import END, RELEASE, TURN, Hand, Outcome
+from .job import Job
+from .session import Session
+
+if TYPE_CHECKING:
+    from .client import PQ
+    from .session import Source
+
+log = logging.getLogger("pgq_py.worker")
+
+T = TypeVar("T")
+
+# Jobs in one call.
+BATCH = 1000
+
+
+def about(job: Job, task: str | None = None) -> dict[str, object]:
+    """What a line of the log says about a job, beside its text."""
+    return {"queue": job.queue, "job_id": job.id, "attempt": job.attempts, "task": task}
+
+
+class _Line:
+    """Calls to the server, each on a connection from the source, that outlast the connection."""
+
+    def __init__(self, pq: PQ, source: Source, what: str) -> None:
+        self._calls = pq.calls
+        self._source = source
+        self._what = what
+        self._is_told = False
+        self.give_up_at = inf
+        """When to try no more, by the monotonic clock."""
+
+    def _run(self, call: Call[T]) -> T:
+        session = Session(self._source)
+        try:
+            self._source.acquire(session, self.give_up_at - monotonic())
+            result = session.run(call)
+        finally:
+            session.close()
+        self._source.outage.end()
+        self._is_told = False
+        return result
+
+    def _pause(self, error: BaseException) -> bool:
+        """After an error, before the next try; False: give up."""
+        pause = RETRY_LAST
+        if isinstance(error, ConnectionLost):
+            pause = self._source.outage.begin(error)
+        elif not self._is_told:
+            log.warning("can't %s, trying on: %s", self._what, str(error).partition("\n")[0])
+            self._is_told = True
+        until = monotonic() + pause
+        while (left := min(until, self.give_up_at) - monotonic()) > 0:
+            sleep(min(left, 0.1))
+        return monotonic() < self.give_up_at
+
+
+class Settler(_Line):
+    """Tells what became of the jobs: at once what there is, and the next when that is done.
+
+    So few wait for nothing, and many go together.
+    """
+
+    def __init__(self, pq: PQ, source: Source, hand: Hand) -> None:
+        super().__init__(pq, source, "tell what became of jobs")
+        self._hand = hand
+        self.turned_at = monotonic()
+
+    def run(self) -> None:
+        """Until END comes."""
+        while True:
+            first = self._hand.settle.get(TURN)
+            self.turned_at = monotonic()
+            if first is not None:
+                outcomes = [first, *self._hand.settle.drain()]
+                self.tell([outcome for outcome in outcomes if outcome != END])
+                if END in outcomes:
+                    return
+
+    def tell(self, outcomes: Iterable[Outcome]) -> None:
+        """Tell the server these."""
+        groups: dict[tuple[Hashable, ...], tuple[list[Job], list[str]]] = {}
+        settled = []
+        for job, verdict in outcomes:
+            if job._settled:  # by the handler
+                settled.append(job)
+                continue
+            kind = (job.queue, verdict) if verdict is None or verdict is RELEASE else (job.queue, *verdict[1:])
+            jobs, messages = groups.setdefault(kind, ([], []))
+            jobs.append(job)
+            if verdict is not None:
+                messages.append(verdict.message)
+        if settled:
+            self._hand.settled(settled)
+        for (_, *what), (jobs, messages) in groups.items():
+            for start in range(0, len(jobs), BATCH):
+                part = slice(start, start + BATCH)
+                self._settle(what, jobs[part], messages[part])
+
+    def _settle(self, what: list[Hashable], jobs: list[Job], messages: list[str]) -> None:
+        ids, receipts = [job.id for job in jobs], [job._held() for job in jobs]
+        queue, calls = jobs[0].queue, self._calls
+        is_unknown = is_plain = False
+        while True:
+            if what == [None]:
+                call = calls.complete_many(queue, ids, receipts)
+            elif what == [RELEASE]:
+                call = calls.release_many(queue, ids, receipts)
+            else:
+                retry_in, bury = what
+                call = calls.error_many(queue, ids, receipts, messages, retry_in, bury)  # type: ignore[arg-type]
+            try:
+                done = self._run(call)
+                break
+            except (Error, psycopg.Error, OSError) as error:
+                is_unknown = is_unknown or isinstance(error, CommitUnknown)
+                is_refused = isinstance(error, psycopg.DataError | ValueError)
+                if is_refused and what[1:] and not is_plain:
+                    # A character that the server's encoding lacks, or a pause that ends too far in the future.
+                    log.warning("the server refuses how jobs of queue %r failed: it is told less", queue)
+                    messages = [message.encode("ascii", "backslashreplace").decode() for message in messages]
+                    what[0], is_plain = None, True
+                elif is_refused or not self._pause(error):
+                    log.error("%s jobs of queue %r could not be settled: their leases run out", len(jobs), queue)
+                    done = [True] * len(jobs)
+                    break
+        self._hand.settled(jobs)
+        # Of one that was told twice the second time says nothing.
+        if not is_unknown and what != [RELEASE] and not all(done):
+            for job, was_done in zip(jobs, done, strict=True):
+                if not was_done:
+                    job._is_lost = True
+                    log.warning(
+                        "job %s of queue %r was done when its lease was lost: it may be done again",
+                        job.id, job.queue, extra=about(job),
+                    )  # fmt: skip
+
+
+class Pulse(_Line):
+    """Extends the leases of all jobs in hand, every third of the shortest.
+
+    Args:
+        pq: whose jobs.
+        source: where to get connections.
+        hand: the jobs.
+        lease_of: for how long to hold this job instead, if its task says so.
+    """
+
+    def __init__(
+        self,
+        pq: PQ,
+        source: Source,
+        hand: Hand,
+        lease_of: Callable[[Job], timedelta | None],
+    ) -> None:
+        super().__init__(pq, source, "extend leases")
+        self._hand = hand
+        self._lease_of = lease_of
+        self._every = TURN
+        self._bell: Channel[None] = Channel()
+        self._over = False
+        self.turned_at = monotonic()
+
+    def hurry(self, lease: float) -> None:
+        """There are leases of so many seconds."""
+        if lease / 3 < self._every:
+            self._every = lease / 3
+            self._bell.put(None)
+
+    def stop(self) -> None:
+        """Extend no more."""
+        self._over = True
+        self.give_up_at = 0
+        self._bell.put(None)
+
+    def run(self) -> None:
+        """Until told to stop."""
+        while not self._over:
+            self._bell.get(self._every)
+            self.turned_at = monotonic()
+            if not self._over:
+                self._beat()
+
+    def _beat(self) -> None:
+        now, groups = monotonic(), dict[tuple[str, timedelta], list[Job]]()
+        for job in list(self._hand.held):
+            lease = self._lease_of(job) or job.lease_for
+            assert lease is not None  # of a leased job
+            seconds, left = lease.total_seconds(), job._until - now
+            self._every = min(self._every, seconds / 3)
+            # Those that would be past the half of it at the next beat, or whose task says less. In a transaction of
+            # the handler's that settles a job its row is locked: all others would wait.
+            if not seconds / 2 + self._every <= left <= 1.5 * seconds and not job._settled:
+                groups.setdefault((job.queue, lease), []).append(job)
+        for (queue, lease), jobs in groups.items():
+            self._extend(queue, lease, jobs)
+
+    def _extend(self, queue: str, lease: timedelta, jobs: Sequence[Job]) -> None:
+        call = self._calls.progress_many(queue, [job.id for job in jobs], [job._held() for job in jobs], lease)
+        while True:
+            begun = monotonic()
+            try:
+                done = self._run(call)
+                break
+            except (Error, psycopg.Error, OSError) as error:
+                self.turned_at = monotonic()
+                if not self._pause(error):
+                    return
+        for job, is_good in zip(jobs, done, strict=True):
+            if is_good:
+                job._until = begun + lease.total_seconds()
+            elif not job._settled and self._hand.lose(job):
+                log.warning(
+                    "the lease of job %s of queue %r is lost: somebody else may have it",
+                    job.id, job.queue, extra=about(job),
+                )  # fmt: skip

@@ -1,0 +1,327 @@
+"""What a worker runs on: threads in one package, tasks of a loop in the other, behind the same names."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import CancelledError as FutureCancelled
+from contextlib import AsyncExitStack, ExitStack, contextmanager, suppress
+from contextvars import Context, copy_context
+from inspect import isawaitable
+from queue import Empty, SimpleQueue
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+# A hook: given the job, a context manager around its run.
+Hook = Callable[[Any], Any]
+
+# Seconds that coroutines have to end when they are cancelled.
+CANCEL_WITHIN = 1.0
+
+
+class AsyncChannel(Generic[T]):
+    """Items on their way from those who put them to those who wait for them, the first first."""
+
+    def __init__(self) -> None:
+        self._items: deque[T] = deque()
+        self._waiters: deque[asyncio.Future[None]] = deque()
+
+    def put(self, item: T) -> None:
+        """Add an item. Not from other threads than the loop's."""
+        self._items.append(item)
+        self._wake()
+
+    def put_anywhere(self, item: T) -> None:
+        """Add an item, from any thread or from a signal handler."""
+        self._items.append(item)
+        for waiter in tuple(self._waiters):
+            with suppress(RuntimeError):  # its loop is over
+                waiter.get_loop().call_soon_threadsafe(self._wake)
+
+    def _wake(self) -> None:
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+
+    async def get(self, timeout: float | None = None) -> T | None:
+        """The next item; None if none came in time."""
+        while not self._items:
+            loop = asyncio.get_running_loop()
+            waiter: asyncio.Future[None] = loop.create_future()
+            self._waiters.append(waiter)
+            if self._items:  # put by another thread, which saw nobody wait
+                self._waiters.remove(waiter)
+                break
+            timer = None if timeout is None else loop.call_later(timeout, _end, waiter)
+            try:
+                await waiter
+            except BaseException:
+                if not waiter.cancelled():
+                    self._wake()  # it was ours, and is another's now
+                raise
+            finally:
+                if timer is not None:
+                    timer.cancel()
+                with suppress(ValueError):
+                    self._waiters.remove(waiter)
+            if timer is not None and not self._items:
+                return None
+        return self._items.popleft()
+
+    def drain(self) -> list[T]:
+        """All that is there now."""
+        items = list(self._items)
+        self._items.clear()
+        return items
+
+
+def _end(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
+
+
+class Channel(Generic[T]):
+    """Items on their way from those who put them to those who wait for them, the first first.
+
+    The standard library's queue in C: no lock changes hands where nobody waits, and a signal handler may put, too.
+    """
+
+    def __init__(self) -> None:
+        self._items: SimpleQueue[T] = SimpleQueue()
+        self.put = self.put_anywhere = self._items.put
+
+    def get(self, timeout: float | None = None) -> T | None:
+        """The next item; None if none came in time."""
+        try:
+            return self._items.get(timeout=timeout)
+        except Empty:
+            return None
+
+    def drain(self) -> list[T]:
+        """All that is there now."""
+        items: list[T] = []
+        with suppress(Empty):
+            while True:
+                items.append(self._items.get_nowait())
+        return items
+
+
+class AsyncStrand:
+    """Something that goes on beside the rest: a task."""
+
+    def __init__(self, name: str, function: Callable[[], Awaitable[None]]) -> None:
+        self.task = asyncio.ensure_future(function())
+
+    async def join(self, timeout: float) -> bool:
+        """Wait until it has ended; False if it has not in time."""
+        done, _ = await asyncio.wait([self.task], timeout=max(timeout, 0))
+        return bool(done)
+
+    def cancel(self) -> None:
+        """Cancel it."""
+        self.task.cancel()
+
+
+class Strand:
+    """Something that goes on beside the rest: a thread, which nobody waits for at the end of the process."""
+
+    def __init__(self, name: str, function: Callable[[], None]) -> None:
+        self._thread = threading.Thread(target=function, name=f"pgq_py {name}", daemon=True)
+        self._thread.start()
+
+    def join(self, timeout: float) -> bool:
+        """Wait until it has ended; False if it has not in time."""
+        self._thread.join(max(timeout, 0))
+        return not self._thread.is_alive()
+
+
+async def _within(hooks: Sequence[Hook], job: Any, function: Callable[[Any], Any]) -> None:
+    """Run a coroutine function, in the contexts that hooks give: asynchronous ones and others."""
+    async with AsyncExitStack() as stack:
+        for hook in hooks:
+            context = hook(job)
+            if hasattr(context, "__aenter__"):
+                await stack.enter_async_context(context)
+            else:
+                stack.enter_context(context)
+        result = function(job)
+        if isawaitable(result):
+            await result
+
+
+class AsyncCaller:
+    """Calls handlers: coroutine functions on the loop, others in threads."""
+
+    def __init__(self, hooks: Sequence[Hook]) -> None:
+        self._hooks = tuple(hooks)
+        self._calls: SimpleQueue[tuple[asyncio.Future[Any], Context, Callable[[Any], Any], Any] | None] = SimpleQueue()
+        self._threads = self._busy = 0
+
+    async def call(self, function: Callable[[Any], Any], is_coroutine: bool, job: Any) -> None:
+        """Call it with the job, to its end."""
+        if not is_coroutine:
+            function = self._in_thread(function)
+        if self._hooks:
+            await _within(self._hooks, job, function)
+        else:
+            result = function(job)
+            if isawaitable(result):
+                await result
+
+    def _in_thread(self, function: Callable[[Any], Any]) -> Callable[[Any], Awaitable[None]]:
+        # Not asyncio's executor: it has few threads, and the process would wait for a handler that never ends.
+        async def run(job: Any) -> None:
+            future = asyncio.get_running_loop().create_future()
+            self._busy += 1
+            if self._busy > self._threads:
+                self._threads += 1
+                threading.Thread(target=self._work, name="pgq_py handler", daemon=True).start()
+            self._calls.put((future, copy_context(), function, job))
+            result = await future
+            if isawaitable(result):
+                await result
+
+        return run
+
+    def _work(self) -> None:
+        while (call := self._calls.get()) is not None:
+            future, context, function, job = call
+            result, error = None, None
+            try:
+                result = context.run(function, job)
+            except BaseException as raised:
+                error = raised
+            with suppress(RuntimeError):  # the loop is over: nobody waits
+                future.get_loop().call_soon_threadsafe(self._deliver, future, result, error)
+            del call, future, context, function, job, result, error  # not kept while it waits for the next
+
+    def _deliver(self, future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+        self._busy -= 1
+        if future.done():
+            return
+        if error is None:
+            future.set_result(result)
+        elif isinstance(error, StopIteration):  # which no future takes
+            future.set_exception(RuntimeError("the handler raised StopIteration"))
+        else:
+            future.set_exception(error)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a function runs in a thread."""
+        return self._busy > 0
+
+    async def cancel(self, strands: Sequence[AsyncStrand]) -> None:
+        """Cancel those that call, and give coroutines a moment to end. Nothing can end a function in a thread."""
+        for strand in strands:
+            strand.cancel()
+        await asyncio.wait([strand.task for strand in strands], timeout=CANCEL_WITHIN)
+
+    def close(self) -> None:
+        """End the idle threads, and the others when they are done."""
+        for _ in range(self._threads):
+            self._calls.put(None)
+
+
+class Caller:
+    """Calls handlers: coroutine functions on a loop in a thread of its own, others here."""
+
+    def __init__(self, hooks: Sequence[Hook]) -> None:
+        self._hooks = tuple(hooks)
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def call(self, function: Callable[[Any], Any], is_coroutine: bool, job: Any) -> None:
+        """Call it with the job, to its end."""
+        if is_coroutine:
+            self._on_loop(_within(self._hooks, job, function))
+            return
+        if self._hooks:
+            with ExitStack() as stack:
+                for hook in self._hooks:
+                    stack.enter_context(hook(job))
+                result = function(job)
+        else:
+            result = function(job)
+        if result is not None and isawaitable(result):
+            self._on_loop(_awaited(result))
+
+    def _on_loop(self, coroutine: Any) -> None:
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                threading.Thread(target=_turn, args=[self._loop], name="pgq_py coroutines", daemon=True).start()
+            future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        try:
+            future.result()
+        except FutureCancelled:
+            raise asyncio.CancelledError("the coroutine was cancelled") from None
+
+    is_busy = False  # a strand that calls is
+
+    def cancel(self, strands: Sequence[Strand] = ()) -> None:
+        """Cancel the coroutines that these called, and give them a moment to end. Nothing can end a thread."""
+        if self._loop is not None:
+            ended = asyncio.run_coroutine_threadsafe(_cancel_all(), self._loop)
+            with suppress(TimeoutError):
+                ended.result(2 * CANCEL_WITHIN)
+
+    def close(self) -> None:
+        """End the loop, and with it what has not ended when it was cancelled."""
+        with self._lock:
+            loop, self._loop = self._loop, None
+        if loop is not None:
+            loop.call_soon_threadsafe(loop.stop)
+
+
+def _turn(loop: asyncio.AbstractEventLoop) -> None:
+    try:
+        loop.run_forever()
+        loop.run_until_complete(loop.shutdown_asyncgens())
+    finally:
+        loop.close()
+
+
+async def _awaited(result: Any) -> None:
+    await result
+
+
+async def _cancel_all() -> None:
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks, timeout=CANCEL_WITHIN)
+
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+@contextmanager
+def async_signalled(function: Callable[[], None], wanted: bool) -> Iterator[None]:
+    """While the block runs, SIGTERM and SIGINT call the function."""
+    loop = asyncio.get_running_loop()
+    for number in SIGNALS if wanted else ():
+        loop.add_signal_handler(number, function)
+    try:
+        yield
+    finally:
+        for number in SIGNALS if wanted else ():
+            loop.remove_signal_handler(number)
+
+
+@contextmanager
+def signalled(function: Callable[[], None], wanted: bool) -> Iterator[None]:
+    """While the block runs, SIGTERM and SIGINT call the function: from the main thread only."""
+    before = {number: signal.signal(number, lambda *_: function()) for number in SIGNALS if wanted}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,825 @@
+"""Workers: what they do with jobs, in threads and on a loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from time import monotonic
+from typing import Any
+
+import psycopg
+import psycopg_pool
+import pytest
+from servers import Server
+from working import Running, Works, wait_for, works
+from worlds import PATIENCE
+
+from pgq_py import PQ, AsyncWorker, Bury, Retry, Worker, errors
+from pgq_py import health as health_module
+from pgq_py._sync import feeder
+from pgq_py._sync.hand import TURN
+
+STATE = "select id, attempts, receipt is null from queue_job where queue = 'apples' order by id"
+
+
+@pytest.fixture(params=["threads", "asyncio"])
+def at_work(request: pytest.FixtureRequest, database: Any) -> Iterator[Works]:
+    """Workers of each kind."""
+    with works(request.param, database.dsn) as made:
+        yield made
+
+
+@pytest.fixture
+def queue(database: Any) -> Iterator[Any]:
+    with PQ(database.dsn) as pq:
+        yield pq["apples"]
+
+
+class Held:
+    """A handler whose jobs wait until they are let go."""
+
+    def __init__(self) -> None:
+        self.began = threading.Semaphore(0)
+        self.go_on = threading.Event()
+        self.jobs: list[Any] = []
+
+    def __call__(self, job: Any) -> None:
+        self.jobs.append(job)
+        self.began.release()
+        assert self.go_on.wait(PATIENCE)
+
+    async def coroutine(self, job: Any) -> None:
+        self.jobs.append(job)
+        self.began.release()
+        # Not in a thread, which could not be cancelled.
+        while not self.go_on.is_set():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+    def wait(self, count: int = 1) -> None:
+        """Until so many have begun."""
+        for _ in range(count):
+            assert self.began.acquire(timeout=PATIENCE)
+
+
+@pytest.fixture
+def held() -> Iterator[Held]:
+    made = Held()
+    yield made
+    made.go_on.set()
+
+
+# What is done, and what becomes of it.
+
+
+def test_each_job_is_done_once_and_gone(at_work, queue):
+    queue.put_many(range(1000))
+    done = Counter()
+    at_work.run(handler=lambda job: done.update([job.data]))
+    assert done == Counter(range(1000))
+    stats = queue.stats()
+    assert (stats.completed, stats.failed, stats.leased, stats.ready) == (1000, 0, 0, 0)
+
+
+def test_tasks_are_functions_and_coroutines_in_either_worker(at_work, queue):
+    done = []
+
+    def prepare(pq: Any) -> None:
+        @pq["apples"].task(name="plain")
+        def plain(kind: str, *, count: int) -> None:
+            done.append((kind, count, threading.current_thread()))
+
+        @pq["apples"].task(name="coroutine", bind=True)
+        async def coroutine(job: Any, kind: str) -> None:
+            await asyncio.sleep(0)
+            done.append((kind, job.attempts, asyncio.get_running_loop()))
+
+    for _ in range(3):
+        queue.put({"task": "plain", "args": ["Cox"], "kwargs": {"count": 2}})
+        queue.put({"task": "coroutine", "args": ["Gala"]})
+    at_work.run(prepare=prepare)
+    assert sorted(entry[:2] for entry in done) == [("Cox", 2)] * 3 + [("Gala", 1)] * 3
+    # Coroutines are on one loop, and no function is in its thread.
+    assert len({entry[2] for entry in done if entry[0] == "Gala"}) == 1
+    assert queue.stats().completed == 6
+
+
+def test_a_handler_that_is_a_coroutine_function_works_in_either(at_work, queue):
+    queue.put_many(range(50))
+    done = []
+
+    async def handle(job: Any) -> None:
+        await asyncio.sleep(0.001)
+        done.append(job.data)
+
+    at_work.run(handler=handle)
+    assert sorted(done) == list(range(50))
+
+
+def test_jobs_run_beside_each_other(at_work, queue):
+    queue.put_many(range(4))
+    together = threading.Barrier(4)
+    at_work.run(handler=lambda job: together.wait(PATIENCE) and None, concurrency=4)
+    assert queue.stats().completed == 4
+
+
+def test_what_fails_comes_back_with_its_error_or_goes_to_the_dead(at_work, queue):
+    queue.configure(max_attempts=3, retry_in="1h")
+    ids = {data: queue.put(data) for data in ("error", "retry", "bury", "fine")}
+
+    def handle(job: Any) -> None:
+        if job.data == "error":
+            raise ValueError("a worm")
+        if job.data == "retry":
+            raise Retry("2d", "not now")
+        if job.data == "bury":
+            raise Bury("rotten")
+
+    at_work.run(handler=handle)
+    (dead,) = queue.dead()
+    assert (dead.id, dead.reason, dead.attempts) == (ids["bury"], "rotten", 1)
+    back = {job.id: job for job in queue.list(scheduled=True)}
+    assert set(back) == {ids["error"], ids["retry"]}
+    assert back[ids["error"]].last_error.endswith("ValueError: a worm")
+    assert back[ids["retry"]].last_error == "not now"
+    assert back[ids["retry"]].ready_at - back[ids["error"]].ready_at > psycopg.types.datetime.timedelta(hours=40)
+    assert queue.stats().completed == 1
+
+
+def test_a_task_says_by_its_classes_what_becomes_of_the_job(at_work, queue):
+    def prepare(pq: Any) -> None:
+        @pq["apples"].task(name="fails", retry_in={OSError: "0s"}, bury_on=KeyError)
+        def fails(how: str) -> None:
+            raise {"os": ConnectionResetError, "key": KeyError}[how](how)
+
+    queue.put({"task": "fails", "args": ["os"]}, max_attempts=2)
+    queue.put({"task": "fails", "args": ["key"]}, max_attempts=2)
+    at_work.run(prepare=prepare)
+    assert [(job.attempts, job.reason) for job in sorted(queue.dead(), key=lambda job: job.id)] == [
+        (2, "attempt 2 of 2 failed: ConnectionResetError: os"),
+        (1, "KeyError: 'key'"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        ({"task": "unknown", "args": ["secret"]}, "no task here is named 'unknown': is its module imported?"),
+        ("secret", 'the job is no call of a task: its data is not {"task": name, ...}'),
+    ],
+)
+def test_what_is_no_task_here_goes_to_the_dead_with_the_reason(at_work, queue, caplog, data, reason):
+    queue.put(data)
+    at_work.run(prepare=lambda pq: None)
+    (dead,) = queue.dead()
+    assert dead.reason == reason
+    assert "secret" not in caplog.text
+
+
+def test_arguments_that_the_task_does_not_take_go_to_the_dead(at_work, queue):
+    def prepare(pq: Any) -> None:
+        @pq["apples"].task(name="eat")
+        def eat(kind: str) -> None: ...
+
+    queue.put({"task": "eat", "args": [1, 2]})
+    at_work.run(prepare=prepare)
+    assert queue.dead()[0].reason == "eat: too many positional arguments"
+
+
+def test_a_cancelled_task_of_the_handler_is_a_failure_and_not_taken_again_at_once(at_work, queue):
+    queue.put(1)
+
+    async def handle(job: Any) -> None:
+        raise asyncio.CancelledError
+
+    at_work.run(handler=handle)
+    (job,) = queue.list(scheduled=True)
+    assert job.attempts == 1
+    assert job.last_error.splitlines()[-1].startswith("asyncio.exceptions.CancelledError")
+
+
+def test_a_handler_that_settles_the_job_itself_is_left_alone(at_work, queue, caplog):
+    queue.configure(retry_in="1h")
+    for data in ("complete", "error", "together"):
+        queue.put(data)
+
+    async def settle(job: Any) -> None:
+        if job.data == "together":
+            async with job._queue:
+                await job.complete()
+                await job._queue.put("after", schedule_at="1h")
+        else:
+            await getattr(job, job.data)()
+
+    def settle_in_thread(job: Any) -> None:
+        if job.data == "together":
+            with job._queue:
+                job.complete()
+                job._queue.put("after", schedule_at="1h")
+        else:
+            getattr(job, job.data)()
+
+    at_work.run(handler=settle_in_thread if at_work.kind == "threads" else settle)
+    assert sorted(job.data for job in queue.list(scheduled=True)) == ["after", "error"]
+    assert queue.stats().completed == 2
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+def test_the_log_names_the_job_and_never_its_data(at_work, queue, caplog):
+    caplog.set_level(logging.DEBUG, "pgq_py")
+
+    def prepare(pq: Any) -> None:
+        @pq["apples"].task(name="eat")
+        def eat(kind: str) -> None:
+            raise ValueError("a worm")
+
+    id = queue.put({"task": "eat", "args": ["secret"]})
+    at_work.run(prepare=prepare)
+    (record,) = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert (record.queue, record.job_id, record.attempt, record.task) == ("apples", id, 1, "eat")
+    assert record.exc_info[0] is ValueError
+    assert "secret" not in caplog.text
+
+
+# Hooks.
+
+
+def test_hooks_are_around_each_job_the_first_outermost(at_work, queue):
+    seen = []
+
+    def hook(name: str) -> Callable[[Any], Any]:
+        @contextlib.contextmanager
+        def around(job: Any) -> Iterator[None]:
+            seen.append(f"{name} in {job.data}")
+            try:
+                yield
+            except ValueError as error:
+                seen.append(f"{name} saw {error}")
+                raise
+            finally:
+                seen.append(f"{name} out")
+
+        return around
+
+    queue.put("good", priority=1)
+    queue.put("bad")
+
+    def handle(job: Any) -> None:
+        if job.data == "bad":
+            raise ValueError("a worm")
+
+    at_work.run(handler=handle, concurrency=1, hooks=[hook("a"), hook("b")])
+    good, bad = ["a in good", "b in good", "b out", "a out"], ["a in bad", "b in bad", "b saw a worm", "b out"]
+    assert seen == [*good, *bad, "a saw a worm", "a out"]
+    assert queue.stats().failed == 1
+
+
+def test_asynchronous_hooks_are_around_coroutines_in_either_worker(at_work, queue):
+    seen, loops = [], set()
+    current: ContextVar[str] = ContextVar("current")
+
+    @contextlib.asynccontextmanager
+    async def around(job: Any) -> Any:
+        token = current.set(job.data)
+        loops.add(asyncio.get_running_loop())
+        yield
+        current.reset(token)
+        seen.append("out")
+
+    async def handle(job: Any) -> None:
+        loops.add(asyncio.get_running_loop())
+        seen.append(current.get())
+
+    queue.put("in")
+    at_work.run(handler=handle, hooks=[around])
+    assert (seen, len(loops)) == (["in", "out"], 1)
+
+
+def test_a_function_in_a_thread_has_the_context_of_its_hooks(at_work, queue):
+    seen = []
+    current: ContextVar[str] = ContextVar("current")
+
+    @contextlib.contextmanager
+    def around(job: Any) -> Iterator[None]:
+        token = current.set(job.data)
+        yield
+        current.reset(token)
+
+    queue.put("in")
+    at_work.run(handler=lambda job: seen.append(current.get()), hooks=[around])
+    assert seen == ["in"]
+
+
+def test_a_hook_that_fails_is_a_failure_of_the_job(at_work, queue):
+    def hook(job: Any) -> Any:
+        raise ValueError("no hook")
+
+    queue.put(1)
+    done = []
+    at_work.run(handler=done.append, hooks=[hook])
+    (job,) = queue.list(scheduled=True)
+    assert (done, job.last_error.splitlines()[-1]) == ([], "ValueError: no hook")
+
+
+# Which jobs, and how many.
+
+
+def test_queues_have_their_turns_by_weight(at_work, queue, database):
+    with PQ(database.dsn) as pq:
+        pq["mail"].put_many(range(400))
+        pq["reports"].put_many(range(400))
+    order: list[str] = []
+    # One at a time, so that each turn is a job.
+    at_work.run({"mail": 3, "reports": 1}, handler=lambda job: order.append(job.queue), concurrency=1, prefetch=0)
+    assert Counter(order[:200]) == {"mail": 150, "reports": 50}
+    assert Counter(order) == {"mail": 400, "reports": 400}
+
+
+def test_a_queue_without_jobs_leaves_its_turns_to_the_others(at_work, database, queue):
+    with PQ(database.dsn) as pq:
+        pq["reports"].put_many(range(50))
+    order: list[str] = []
+    at_work.run({"mail": 1000, "reports": 1}, handler=lambda job: order.append(job.queue))
+    assert order == ["reports"] * 50
+
+
+def test_strict_order_takes_the_first_as_long_as_it_has_jobs(at_work, database, queue):
+    with PQ(database.dsn) as pq:
+        for name in ("c", "a", "b"):
+            pq[name].put_many(range(20))
+    order: list[str] = []
+    at_work.run(["a", "b", "c"], strict=True, handler=lambda job: order.append(job.queue), concurrency=1)
+    assert order == ["a"] * 20 + ["b"] * 20 + ["c"] * 20
+
+
+def test_a_burst_ends_when_nothing_is_left_that_can_be_done_now(at_work, queue):
+    queue.put("later", schedule_at="1h")
+    queue.put(5)
+
+    def more(job: Any) -> None:
+        if job.data:
+            queue.put(job.data - 1)
+
+    running = at_work.run(handler=more)
+    assert running.worker.ended_by == "nothing left"
+    assert queue.stats().completed == 6
+    assert queue.count(scheduled=True) == 1
+
+
+def test_it_ends_after_so_many_jobs_and_holds_no_more(at_work, queue):
+    queue.put_many(range(200))
+    done = []
+    at_work.start(handler=lambda job: done.append(job.data), max_jobs=130).end()
+    assert sorted(done) == list(range(130))
+    assert [job.attempts for job in queue.list()] == [0] * 70
+
+
+def test_jobs_that_come_wake_it(at_work, queue):
+    came = threading.Semaphore(0)
+    at_work.start(handler=lambda job: came.release())
+    for _ in range(3):
+        queue.put(1)
+        assert came.acquire(timeout=PATIENCE)
+
+
+def test_a_worker_that_sleeps_has_one_connection_which_listens(at_work, queue, conn):
+    at_work.start(handler=lambda job: None)
+    where = "datname = current_database() and application_name = 'pgq_py' and query ~ 'queue_(listen|wait|lease)'"
+    listens = "select count(*) from pg_locks where locktype = 'advisory' and mode = 'ShareLock'"
+    wait_for(lambda: conn.execute(listens).fetchone() == (1,), "its lock")
+    assert conn.execute(f"select count(*) from pg_stat_activity where {where}").fetchone() == (1,)
+
+
+def test_what_waits_behind_slow_jobs_is_left_to_others(at_work, queue, held):
+    """Many were leased since the first were quick; then one takes long."""
+    queue.put_many(["quick"] * 60)
+    queue.put("slow")
+    queue.put_many(["quick"] * 40)
+    done = Counter()
+
+    def handle(job: Any) -> None:
+        if job.data == "slow":
+            held(job)
+        done.update([job.data])
+
+    at_work.start(handler=handle, concurrency=1)
+    held.wait()
+    at_work.run(handler=handle)  # which ends when all others are done: it has not seen those that were held
+    wait_for(lambda: queue.count() == 0 or (at_work.run(handler=handle) and False))
+    wait_for(lambda: done["quick"] == 100 or (at_work.run(handler=handle) and False))
+    held.go_on.set()
+    wait_for(lambda: queue.stats().completed == 101)
+    assert done["slow"] == 1
+
+
+def test_slow_jobs_are_leased_no_earlier_than_they_begin(at_work, queue, held, conn):
+    queue.put_many(range(20))
+    at_work.start(handler=held, concurrency=3)
+    held.wait(3)
+    leased = "select count(*) from queue_job where receipt is not null"
+    assert conn.execute(leased).fetchone() == (3,)
+
+
+# How it ends.
+
+
+@pytest.mark.parametrize("style", ["function", "coroutine"])
+def test_stop_returns_what_has_not_begun_and_lets_end_what_runs(at_work, queue, held, conn, style):
+    ids = queue.put_many(range(10))
+    handler = held if style == "function" else held.coroutine
+    running = at_work.start(handler=handler, concurrency=2)
+    held.wait(2)
+    running.worker.stop()
+    wait_for(lambda: not running.worker.is_taking)
+    held.go_on.set()
+    running.end()
+    assert sorted(job.id for job in held.jobs) == ids[:2]
+    assert conn.execute(STATE).fetchall() == [(id, 0, True) for id in ids[2:]]
+    assert not running.worker.is_stuck
+
+
+def test_prefetched_jobs_are_returned_uncounted(at_work, queue, held, conn):
+    queue.put_many(["quick"] * 50)
+    ids = queue.put_many(["slow"] * 50)
+
+    def handle(job: Any) -> None:
+        if job.data == "slow":
+            held(job)
+
+    running = at_work.start(handler=handle, concurrency=1)
+    held.wait()
+    running.worker.stop()
+    wait_for(lambda: not running.worker.is_taking)
+    held.go_on.set()
+    running.end()
+    assert conn.execute(STATE).fetchall() == [(id, 0, True) for id in ids[1:]]
+
+
+@pytest.mark.parametrize("style", ["function", "coroutine"])
+@pytest.mark.parametrize("now", [False, True])
+def test_what_runs_when_the_grace_is_over_is_returned_uncounted(at_work, queue, held, conn, style, now, caplog):
+    ids = queue.put_many(range(3))
+    handler = held if style == "function" else held.coroutine
+    running = at_work.start(handler=handler, concurrency=2, grace=PATIENCE if now else 0.2)
+    held.wait(2)
+    running.stop(now=now)
+    assert conn.execute(STATE).fetchall() == [(id, 0, True) for id in ids]
+    assert [job.lost for job in held.jobs] == [True, True]
+    assert running.worker.is_stuck == (style == "function")
+
+
+def test_a_second_stop_ends_the_grace(at_work, queue, held, conn):
+    queue.put(1)
+    running = at_work.start(handler=held, grace=10 * PATIENCE)
+    held.wait()
+    running.worker.stop()
+    wait_for(lambda: not running.worker.is_taking)
+    running.stop(now=True)
+    assert conn.execute(STATE).fetchall() == [(1, 0, True)]
+
+
+def test_coroutines_are_cancelled_before_others_may_have_their_jobs(at_work, queue, conn):
+    queue.put(1)
+    began, seen = threading.Event(), []
+
+    async def handle(job: Any) -> None:
+        began.set()
+        try:
+            await asyncio.sleep(10 * PATIENCE)
+        finally:
+            with psycopg.connect(at_work.dsn) as own:
+                seen.extend(own.execute("select receipt is null from queue_job").fetchall())
+
+    running = at_work.start(handler=handle, grace=0)
+    assert began.wait(PATIENCE)
+    running.stop()
+    assert seen == [(False,)]
+    assert conn.execute(STATE).fetchall() == [(1, 0, True)]
+
+
+async def test_a_cancelled_run_returns_all(database, queue, conn):
+    from pgq_py import AsyncPQ
+
+    queue.put(1)
+    began = asyncio.Event()
+
+    async def handle(job: Any) -> None:
+        began.set()
+        await asyncio.sleep(10 * PATIENCE)
+
+    async with AsyncPQ(database.dsn) as pq:
+        task = asyncio.create_task(AsyncWorker(pq, "apples", handler=handle).run())
+        await asyncio.wait_for(began.wait(), PATIENCE)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert conn.execute(STATE).fetchall() == [(1, 0, True)]
+
+
+def test_an_error_that_will_not_pass_ends_it(at_work, roles):
+    roles.make("nobody")
+    running = Running(at_work.kind, f"{at_work.dsn} user=nobody", "apples", None, {"handler": print})
+    with pytest.raises(errors.NotAllowed):
+        running.end()
+
+
+def test_a_check_ends_it_with_its_reason(at_work, queue):
+    running = at_work.start(handler=print, max_memory=1)
+    running.end()
+    assert running.worker.ended_by == "more than 1 bytes in memory"
+
+
+# Leases.
+
+
+def test_a_job_that_takes_longer_than_its_lease_is_nobody_elses(at_work, queue):
+    """Twenty seconds and three, at a fifth."""
+    queue.put(1)
+    begun: list[int] = []
+
+    def handle(job: Any) -> None:
+        begun.append(job.attempts)
+        threading.Event().wait(4)
+        assert not job.lost
+
+    first = at_work.start(handler=handle, lease_for=0.6)
+    other = at_work.start(handler=handle, lease_for=0.6)
+    wait_for(lambda: queue.stats().completed == 1)
+    first.stop()
+    other.stop()
+    assert begun == [1]
+
+
+@pytest.mark.long
+def test_a_job_of_twenty_seconds_with_a_lease_of_three_is_nobody_elses(at_work, queue):
+    queue.put(1)
+    begun: list[int] = []
+
+    def handle(job: Any) -> None:
+        begun.append(job.attempts)
+        threading.Event().wait(20)
+
+    first = at_work.start(handler=handle, lease_for=3)
+    other = at_work.start(handler=handle, lease_for=3)
+    patience = monotonic() + 60
+    while not queue.stats().completed and monotonic() < patience:
+        threading.Event().wait(0.1)
+    first.stop()
+    other.stop()
+    assert (begun, queue.stats().completed) == ([1], 1)
+
+
+def test_the_lease_of_the_task_holds_from_the_first_heartbeat(at_work, queue, held, conn):
+    def prepare(pq: Any) -> None:
+        pq["apples"].task(name="long", bind=True, lease_for="1d")(held)
+
+    queue.put({"task": "long"})
+    at_work.start(prepare=prepare, lease_for=0.5)
+    held.wait()
+    wait_for(lambda: conn.execute("select lease_until > now() + '23 h' from queue_job").fetchone() == (True,))
+
+
+@pytest.mark.parametrize("style", ["function", "coroutine"])
+def test_a_lease_that_is_lost_is_seen_by_the_handler_and_its_result_dropped(at_work, queue, held, conn, caplog, style):
+    id = queue.put(1)
+    handler = held if style == "function" else held.coroutine
+    running = at_work.start(handler=handler, lease_for=0.5)
+    held.wait()
+    # As if somebody else had it.
+    conn.execute(
+        "update queue_job set receipt = gen_random_uuid(), lease_until = now() + '1 h', ready_at = now() + '1 h'"
+    )
+    wait_for(lambda: held.jobs[0].lost)
+    held.go_on.set()
+    wait_for(lambda: "is dropped" in caplog.text)
+    running.stop()
+    assert conn.execute("select id, attempts, receipt is null from queue_job").fetchall() == [(id, 1, False)]
+    (record,) = [record for record in caplog.records if "is dropped" in record.message]
+    assert (record.levelname, record.job_id) == ("WARNING", id)
+
+
+def test_a_job_that_was_done_when_its_lease_was_lost_is_told(at_work, queue, held, conn, caplog):
+    queue.put(1)
+    running = at_work.start(handler=held)
+    held.wait()
+    conn.execute("update queue_job set receipt = gen_random_uuid()")
+    held.go_on.set()
+    wait_for(lambda: "it may be done again" in caplog.text)
+    running.stop()
+    assert queue.stats().completed == 0
+
+
+def test_the_words_for_a_lease_that_ran_out_are_those_of_sql(queue):
+    queue.put(1)
+    queue.lease(0.05)
+    job = queue.lease(timeout=PATIENCE)
+    assert job.last_error == feeder.RAN_OUT
+
+
+def test_a_job_whose_lease_ran_out_twice_runs_with_nothing_beside_it(at_work, queue, conn):
+    """And what was leased with it is returned."""
+    suspect, *others = queue.put_many(range(30))
+    conn.execute("update queue_job set attempts = 2, last_error = %s where id = %s", [feeder.RAN_OUT, suspect])
+    held_with: list[Any] = []
+
+    def handle(job: Any) -> None:
+        if job.id == suspect:
+            with psycopg.connect(at_work.dsn) as own:
+                held_with.extend(own.execute("select count(*) from queue_job where receipt is not null").fetchall())
+        else:
+            threading.Event().wait(0.01)
+
+    at_work.run(handler=handle)
+    assert held_with == [(1,)]
+    assert queue.stats().completed == len(others) + 1
+
+
+def test_a_job_in_its_last_attempt_by_the_queues_setting_runs_alone(at_work, queue, conn):
+    queue.configure(max_attempts=2)
+    *_, suspect = queue.put_many(range(30))
+    conn.execute("update queue_job set attempts = 1, last_error = %s where id = %s", [feeder.RAN_OUT, suspect])
+    held_with: list[Any] = []
+
+    def handle(job: Any) -> None:
+        if job.id == suspect:
+            with psycopg.connect(at_work.dsn) as own:
+                held_with.extend(own.execute("select count(*) from queue_job where receipt is not null").fetchall())
+
+    at_work.run(handler=handle)
+    assert held_with == [(1,)]
+
+
+# Outages and health.
+
+
+@pytest.fixture
+def own_server(version: str, server: Any) -> Iterator[Server]:
+    """A server that the test may stop."""
+    own = Server(version, server.programs)
+    try:
+        own.create()
+        with PQ(own.dsn()) as pq:
+            pq.create()
+        yield own
+    finally:
+        own.remove()
+
+
+def ask(port: int, path: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=PATIENCE) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+@pytest.mark.parametrize("kind", ["threads", "asyncio"])
+def test_a_restart_of_the_server_is_bridged_and_told_once(own_server, kind, caplog):
+    caplog.set_level(logging.WARNING, "pgq_py")
+    done, go_on, began = [], threading.Event(), threading.Event()
+
+    def handle(job: Any) -> None:
+        began.set()
+        assert go_on.wait(2 * PATIENCE)
+        done.append(job.data)
+
+    with works(kind, own_server.dsn()) as made, PQ(own_server.dsn()) as pq:
+        pq["apples"].put("before")
+        running = made.start(handler=handle)
+        health = health_module.Health(running.worker, "127.0.0.1", 0)
+        assert began.wait(PATIENCE)
+        assert ask(health.port, "/ready")[0] == 200
+        own_server.stop()
+        go_on.set()  # done while there is nobody to tell
+        wait_for(lambda: done == ["before"])
+        wait_for(lambda: "lost the connection" in caplog.text)
+        assert ask(health.port, "/live")[0] == 200
+        assert ask(health.port, "/ready")[0] == 503
+        own_server.start()
+        with PQ(own_server.dsn()) as again:
+            again["apples"].put("after")
+            wait_for(lambda: again["apples"].stats().completed == 2, "the completion")
+        wait_for(lambda: ask(health.port, "/ready")[0] == 200)
+        running.stop()
+        health.close()
+    assert done == ["before", "after"]
+    told = [record.message.partition(":")[0] for record in caplog.records if record.name.startswith("pgq_py")]
+    assert [text for text in told if text.startswith("lost")] == [
+        "lost the connection to PostgreSQL while waiting for jobs; trying to connect"
+    ]
+
+
+@pytest.mark.parametrize("kind", ["threads", "asyncio"])
+def test_it_ends_though_the_server_is_away(own_server, kind, caplog):
+    go_on, began = threading.Event(), threading.Event()
+
+    def handle(job: Any) -> None:
+        began.set()
+        assert go_on.wait(2 * PATIENCE)
+
+    with works(kind, own_server.dsn()) as made, PQ(own_server.dsn()) as pq:
+        pq["apples"].put("before")
+        running = made.start(handler=handle, grace=0.5)
+        assert began.wait(PATIENCE)
+        own_server.stop()
+        go_on.set()
+        running.stop()
+    assert "could not be settled: their leases run out" in caplog.text
+
+
+def test_health_answers_over_http(at_work, queue, held):
+    queue.put(1)
+    running = at_work.start(handler=held)
+    health = health_module.Health(running.worker, "127.0.0.1", 0)
+    held.wait()
+    status, text = ask(health.port, "/live")
+    assert (status, '"feed"' in text) == (200, True)
+    status, text = ask(health.port, "/ready")
+    assert (status, '"answers"' in text) == (200, True)
+    assert ask(health.port, "/other")[0] == 404
+    running.worker.stop()
+    wait_for(lambda: ask(health.port, "/ready")[0] == 503)
+    assert ask(health.port, "/live")[0] == 200
+    held.go_on.set()
+    running.end()
+    health.close()
+
+
+def test_a_loop_that_does_not_turn_is_not_live(database, queue, monkeypatch):
+    """A handler that blocks the loop of all."""
+    monkeypatch.setattr(health_module, "STALE", TURN + 1)
+    queue.put(1)
+    go_on = threading.Event()
+
+    async def handle(job: Any) -> None:
+        go_on.wait(PATIENCE)
+
+    with works("asyncio", database.dsn) as made:
+        running = made.start(handler=handle)
+        health = health_module.Health(running.worker, "127.0.0.1", 0)
+        wait_for(lambda: ask(health.port, "/live")[0] == 503)
+        go_on.set()
+        wait_for(lambda: ask(health.port, "/live")[0] == 200)
+        running.stop()
+        health.close()
+
+
+# What it refuses.
+
+
+@pytest.mark.parametrize(
+    ("queues", "options", "words"),
+    [
+        ((), {}, "at least one queue"),
+        ({"a": 0}, {}, "the weight of 'a' is 0"),
+        ("a", {"concurrency": 0}, "concurrency is 0"),
+        ("a", {"prefetch": -1}, "prefetch is -1"),
+        ("a", {"grace": -1}, "grace is -1"),
+        ("a", {"max_jobs": 0}, "max_jobs is 0"),
+        ("a", {"lease_for": "soon"}, "'soon' is not a time"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(queues, options, words):
+    with PQ("host=/nowhere") as pq, pytest.raises(ValueError, match=words):
+        Worker(pq, queues, handler=print, **options)
+
+
+def test_a_handler_that_can_not_be_called_is_refused():
+    with PQ("host=/nowhere") as pq, pytest.raises(TypeError, match="can't be called"):
+        Worker(pq, "a", handler=3)
+
+
+def test_a_pool_without_connections_to_spare_is_refused(database):
+    with psycopg_pool.ConnectionPool(database.dsn, min_size=1, max_size=2) as pool:
+        worker = Worker(PQ(pool=pool), "apples", handler=print)
+        with pytest.raises(ValueError, match="needs three connections"):
+            worker.run()
+
+
+@pytest.mark.parametrize("way", ["pool", "conn"])
+def test_it_works_on_a_pool_and_beside_a_connection_of_yours(database, queue, way):
+    queue.put_many(range(100))
+    done = []
+    with (
+        psycopg_pool.ConnectionPool(database.dsn, min_size=1, max_size=3) as pool,
+        psycopg.connect(database.dsn) as mine,
+    ):
+        pq = PQ(pool=pool) if way == "pool" else PQ(mine)
+        worker = Worker(pq, "apples", handler=lambda job: done.append(job.data), burst=True)
+        worker.run()
+    assert sorted(done) == list(range(100))
+    assert queue.stats().completed == 100
+    with pytest.raises(RuntimeError, match="has run before"):
+        worker.run()
+
+
+def test_the_server_must_be_there_at_the_beginning():
+    with PQ("host=/nowhere") as pq, pytest.raises(errors.ConnectionLost):
+        Worker(pq, "apples", handler=print).run()

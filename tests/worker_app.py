@@ -1,0 +1,58 @@
+"""The tasks that test_py_worker_processes runs, in threads; worker_app_async has them on a loop.
+
+What was done is written into the table `ledger`, at once and in a transaction of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Any
+
+import psycopg
+
+from pgq_py import PQ
+
+DSN = os.environ["TEST_DSN"]
+pq = PQ(DSN)
+queue = pq["apples"]
+_local = threading.local()
+
+
+def write(job: Any, what: str) -> None:
+    """A line in the ledger."""
+    conn = getattr(_local, "conn", None)
+    if conn is None:
+        conn = _local.conn = psycopg.connect(DSN, autocommit=True)
+    conn.execute("insert into ledger values (%s, %s, %s)", [job.id, os.getpid(), what])
+
+
+@queue.task(name="note", bind=True)
+def note(job: Any, seconds: float = 0) -> None:
+    """Something that takes a while, and is written down when it is done."""
+    if seconds:
+        write(job, "begun")
+        threading.Event().wait(seconds)
+    write(job, "done")
+
+
+@queue.task(name="crash", bind=True)
+def crash(job: Any) -> None:
+    """A job that ends its process."""
+    write(job, "begun")
+    os._exit(9)
+
+
+@queue.task(name="grow", bind=True)
+def grow(job: Any, size: int) -> None:
+    """A job that leaves so many bytes behind."""
+    kept.append(b"x" * size)
+    write(job, "done")
+
+
+kept: list[bytes] = []
+
+
+def handle(job: Any) -> None:
+    """A handler for jobs of any data."""
+    write(job, repr(job.data))

@@ -1,0 +1,41 @@
+"""The tasks of worker_app, as coroutines on an AsyncPQ."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Any
+
+import psycopg
+
+from pgq_py import AsyncPQ
+
+DSN = os.environ["TEST_DSN"]
+pq = AsyncPQ(DSN)
+queue = pq["apples"]
+_conn: list[Any] = []
+_lock = asyncio.Lock()
+
+
+async def write(job: Any, what: str) -> None:
+    """A line in the ledger."""
+    async with _lock:
+        if not _conn:
+            _conn.append(await psycopg.AsyncConnection.connect(DSN, autocommit=True))
+        await _conn[0].execute("insert into ledger values (%s, %s, %s)", [job.id, os.getpid(), what])
+
+
+@queue.task(name="note", bind=True)
+async def note(job: Any, seconds: float = 0) -> None:
+    """Something that takes a while, and is written down when it is done."""
+    if seconds:
+        await write(job, "begun")
+        await asyncio.sleep(seconds)
+    await asyncio.shield(write(job, "done"))
+
+
+@queue.task(name="crash", bind=True)
+async def crash(job: Any) -> None:
+    """A job that ends its process."""
+    await write(job, "begun")
+    os._exit(9)
