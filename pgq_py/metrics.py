@@ -102,10 +102,11 @@ def _families(queues: Sequence[Metrics]) -> Iterator[Metric]:
 
 
 class JobDurations:
-    """A hook for a worker: a histogram of how long its jobs take, `pgq_py_job_duration_seconds`.
+    """A hook for workers: a histogram of how long their jobs take, `pgq_py_job_duration_seconds`.
 
-        Worker(pq, "mail", hooks=[JobDurations()])
+        pq.hooks.append(JobDurations())
 
+    For one worker: `Worker(..., hooks=[...])`.
     Its labels are the queue, the task (empty if the job is no call of a task that the PQ has) and the outcome:
     done, failed, or interrupted.
 

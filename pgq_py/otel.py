@@ -12,7 +12,7 @@ a job's data, nor the message of an exception, which may quote it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from time import time_ns
 from typing import Any, Literal, TypeAlias, TypeVar
@@ -49,31 +49,26 @@ def instrument(pq: PQ | AsyncPQ, tracer_provider: TracerProvider | None = None) 
       Headers that are no object, or have a context already, stay as they are; the span is of kind CLIENT then.
     - `get` and `lease`, and whatever takes: a span of kind CLIENT for each call that gave jobs or failed, with a link
       to the context of each job. Looking in vain is no span.
-    - `with job`, `take`, `listen`, and the jobs of a worker with the hook `process`: a span of kind CONSUMER, with a
-      link to the job's context; its child, unless another span is current.
-    - `complete`, `error` and `release`: a span of kind CLIENT.
+    - `with job`, `take`, `listen`, and each job of a worker: a span of kind CONSUMER, with a link to the job's context;
+      its child, unless another span is current.
+    - `complete`, `error` and `release`, and a worker's batches of them: a span of kind CLIENT.
 
     Args:
         pq: whose queues.
         tracer_provider: by default the global one.
     """
+    uninstrument(pq)
     tracing = pq.tracing = Tracing(tracer_provider)
     pq.calls = TracedCalls(pq.schema, tracing)
+    pq.hooks.insert(0, tracing.process)
 
 
 def uninstrument(pq: PQ | AsyncPQ) -> None:
     """Trace no more. Spans that are open end as they would have."""
+    if pq.tracing is not None:
+        pq.hooks[:] = [hook for hook in pq.hooks if hook != pq.tracing.process]
     pq.tracing = None
     pq.calls = Calls(pq.schema)
-
-
-def process(job: Job | AsyncJob) -> AbstractContextManager[None]:
-    """A hook for a worker: a span around each job, if its PQ is instrumented.
-
-    Worker(pq, "mail", hooks=[otel.process])
-    """
-    tracing: Tracing | None = job._queue._pq.tracing
-    return nullcontext() if tracing is None else tracing.process(job)
 
 
 class Tracing:
@@ -88,7 +83,7 @@ class Tracing:
 
     @contextmanager
     def process(self, job: Job | AsyncJob) -> Iterator[None]:
-        """A span around what is done with a job."""
+        """A span around what is done with a job: a worker's hook."""
         attributes: Attributes = {"messaging.message.id": str(job.id), "messaging.pgq_py.attempt": job.attempts}
         task = task_of(job)
         if task:
@@ -262,6 +257,27 @@ class TracedCalls(Calls):
         """A job returned."""
         return self._settle("release", queue, id, super().release(queue, id, receipt))
 
+    def complete_many(self, queue: str, ids: Sequence[int], receipts: Sequence[bytes]) -> Call[list[bool]]:
+        """Jobs done."""
+        return self._settle_many("complete_many", queue, super().complete_many(queue, ids, receipts), len(ids))
+
+    def error_many(
+        self,
+        queue: str,
+        ids: Sequence[int],
+        receipts: Sequence[bytes],
+        messages: Sequence[str],
+        retry_in: Duration | None = None,
+        bury: bool = False,
+    ) -> Call[list[bool]]:
+        """Attempts that have failed."""
+        call = super().error_many(queue, ids, receipts, messages, retry_in, bury)
+        return self._settle_many("error_many", queue, call, len(ids))
+
+    def release_many(self, queue: str, ids: Sequence[int], receipts: Sequence[bytes]) -> Call[list[bool]]:
+        """Jobs returned."""
+        return self._settle_many("release_many", queue, super().release_many(queue, ids, receipts), len(ids))
+
     def _send(
         self,
         name: str,
@@ -323,16 +339,23 @@ class TracedCalls(Calls):
         span.end()
 
     def _settle(self, name: str, queue: str, id: int, call: Call[bool]) -> Call[bool]:
+        def describe(span: Span, done: bool) -> None:
+            if not done:
+                _fail(span, LEASE_LOST)
+
+        return self._settle_as(name, queue, call, {"messaging.message.id": str(id)}, describe)
+
+    def _settle_many(self, name: str, queue: str, call: Call[list[bool]], count: int) -> Call[list[bool]]:
+        # A few that came too late are no failure of the others.
+        return self._settle_as(name, queue, call, _batch(count), lambda span, done: None)
+
+    def _settle_as(
+        self, name: str, queue: str, call: Call[T], attributes: Attributes, describe: Callable[[Span, T], None]
+    ) -> Call[T]:
         @contextmanager
-        def settling() -> Iterator[Call[bool]]:
-            attributes: Attributes = {"messaging.message.id": str(id)}
+        def settling() -> Iterator[Call[T]]:
             with self._tracing.span(name, "settle", queue, SpanKind.CLIENT, attributes) as span:
-
-                def noted(done: bool) -> None:
-                    if not done:
-                        _fail(span, LEASE_LOST)
-
-                yield _watched(call, noted)
+                yield _watched(call, partial(describe, span))
 
         return _traced(call, settling)
 

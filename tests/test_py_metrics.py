@@ -20,6 +20,7 @@ from checkout import ROOT
 from conftest import Database
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.parser import text_string_to_metric_families
+from working import works
 
 from pgq_py import PQ, AsyncPQ
 from pgq_py.metrics import COUNTERS, GAUGES, STATES, Collector, JobDurations
@@ -232,6 +233,20 @@ def test_durations_by_queue_task_and_outcome(pq: PQ) -> None:
     labels = {"queue": "apples", "task": "pick", "outcome": "done"}
     assert of(samples, "pgq_py_job_duration_seconds_bucket", le="+Inf", **labels) == 2
     assert 0 < of(samples, "pgq_py_job_duration_seconds_sum", **labels) < 60
+
+
+@pytest.mark.parametrize("kind", ["threads", "asyncio"])
+def test_durations_of_a_worker(pq: PQ, database: Database, kind: str) -> None:
+    registry = CollectorRegistry()
+    pq["apples"].put_many(range(10))
+
+    def handle(job: Any) -> None:
+        if job.data == 7:
+            raise ValueError
+
+    with works(kind, database.dsn) as at_work:
+        at_work.run(prepare=lambda mine: mine.hooks.append(JobDurations(registry)), handler=handle)
+    assert durations(registry) == {("apples", "", "done"): 9, ("apples", "", "failed"): 1}
 
 
 # The command

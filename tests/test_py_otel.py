@@ -6,6 +6,7 @@ import asyncio
 import re
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 from sql_sessions import value
+from working import Works, works
 
 from pgq_py import PQ, AsyncPQ, LeaseLost, otel
 from pgq_py.calls import Calls
@@ -500,24 +502,79 @@ async def test_a_loop_over_listen_that_is_left_leaves_no_span_behind(database: D
     assert [span.name for span in traces.take()] == ["put_many apples", "get apples", "process apples"]
 
 
-# The hook
+# In a worker
 
 
-def test_the_hook_is_a_span_around_the_job(pq: PQ, traces: Traces) -> None:
-    pq["apples"].put(1)
-    put = traces.one("put apples")
-    job = leased(pq)
+@pytest.fixture(params=["threads", "asyncio"])
+def at_work(request: pytest.FixtureRequest, database: Database) -> Iterator[Works]:
+    """Workers of each kind."""
+    with works(request.param, database.dsn) as made:
+        yield made
+
+
+@pytest.mark.parametrize("is_coroutine", [False, True])
+def test_a_worker_does_each_job_in_a_span_that_continues_its_producers(
+    at_work: Works, pq: PQ, traces: Traces, is_coroutine: bool
+) -> None:
+    queue = pq["apples"]
+    queue.configure(retry_in="1h")
+    wanted = {str(queue.put(n, headers={"traceparent": f"00-{n + 1:032x}-{SPAN}-01"})): n + 1 for n in range(5)}
     traces.take()
-    with otel.process(job):
-        pass
-    assert parent(traces.one("process apples")) == ids(put)
-    with pytest.raises(ValueError, match="worm"), otel.process(job):
-        raise ValueError("worm")
-    assert dict(traces.one("process apples").attributes or {})["error.type"] == "ValueError"
-    otel.uninstrument(pq)
-    with otel.process(job):
-        pass
-    assert traces.take() == []
+    inside = {}
+
+    def handle(job: Any) -> None:
+        inside[str(job.id)] = trace.get_current_span().get_span_context()
+        if job.data == 3:
+            raise LookupError(SECRET)
+
+    async def handle_later(job: Any) -> None:
+        await asyncio.sleep(0)
+        handle(job)
+
+    at_work.run(
+        prepare=lambda mine: otel.instrument(mine, traces.provider), handler=handle_later if is_coroutine else handle
+    )
+    spans = traces.take()
+    processed = {messaging(span)["message.id"]: span for span in spans if span.name == "process apples"}
+    assert set(processed) == set(wanted) == set(inside)
+    for id, span in processed.items():
+        assert span.kind is SpanKind.CONSUMER
+        assert parent(span) == (wanted[id], int(SPAN, 16))
+        assert linked(span) == [(wanted[id], int(SPAN, 16))]
+        assert ids(span) == (inside[id].trace_id, inside[id].span_id)
+    assert [
+        dict(span.attributes or {})["error.type"]
+        for span in processed.values()
+        if span.status.status_code is StatusCode.ERROR
+    ] == ["LookupError"]
+    received = [trace_id for span in spans if span.name == "lease apples" for trace_id, _ in linked(span)]
+    assert sorted(received) == sorted(wanted.values())
+    settled = dict.fromkeys(("complete_many apples", "error_many apples"), 0)
+    for span in spans:
+        if span.name in settled:
+            assert span.kind is SpanKind.CLIENT
+            settled[span.name] += messaging(span)["batch.message_count"]
+    assert settled == {"complete_many apples": 4, "error_many apples": 1}
+    assert SECRET not in "".join(span.to_json() for span in spans)
+
+
+def test_the_hooks_of_a_pq_are_around_those_of_the_worker(at_work: Works, pq: PQ, traces: Traces) -> None:
+    pq["apples"].put(1)
+    order: list[str] = []
+
+    @contextmanager
+    def noted(name: str) -> Iterator[None]:
+        order.append(f"{name} begins")
+        assert trace.get_current_span().get_span_context().is_valid
+        yield
+        order.append(f"{name} ends")
+
+    def prepare(mine: Any) -> None:
+        mine.hooks.append(lambda job: noted("pq's"))
+        otel.instrument(mine, traces.provider)
+
+    at_work.run(prepare=prepare, handler=lambda job: None, hooks=[lambda job: noted("worker's")])
+    assert order == ["pq's begins", "worker's begins", "worker's ends", "pq's ends"]
 
 
 # What is in no span, and what it costs to have none
@@ -541,8 +598,11 @@ def test_nothing_of_the_data_is_in_any_span(pq: PQ, traces: Traces) -> None:
 
 
 def test_what_is_no_longer_instrumented_is_as_before(pq: PQ, traces: Traces) -> None:
+    otel.instrument(pq, traces.provider)
+    otel.uninstrument(pq)
     otel.uninstrument(pq)
     assert type(pq.calls) is Calls
+    assert pq.hooks == []
     pq["apples"].put(1)
     with leased(pq) as data:
         assert data == 1

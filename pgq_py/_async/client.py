@@ -19,6 +19,7 @@ from ..codecs import Serializer
 from ..errors import Closed, NotAllowed, VersionMismatch
 from ..hosts import find_async_host
 from ..links import Outage
+from ..running import Hook
 from ..signatures import Keys, Secret
 from ..times import Duration
 from .listener import SLICE
@@ -66,6 +67,8 @@ class AsyncPQ:
         self.schema = schema
         self.calls = Calls(schema)
         self.tracing: Tracing | None = None
+        self.hooks: list[Hook] = []
+        """For all workers of this PQ: each is called with a job, and gives a context manager to run it in."""
         self.keys = Keys(secret)
         self.tasks = AsyncTasks()
         """The tasks made by `queue.task` of this PQ's queues, by name."""

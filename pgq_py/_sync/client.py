@@ -20,6 +20,7 @@ from ..codecs import Serializer
 from ..errors import Closed, NotAllowed, VersionMismatch
 from ..hosts import find_host
 from ..links import Outage
+from ..running import Hook
 from ..signatures import Keys, Secret
 from ..times import Duration
 from .listener import SLICE
@@ -67,6 +68,8 @@ class PQ:
         self.schema = schema
         self.calls = Calls(schema)
         self.tracing: Tracing | None = None
+        self.hooks: list[Hook] = []
+        """For all workers of this PQ: each is called with a job, and gives a context manager to run it in."""
         self.keys = Keys(secret)
         self.tasks = Tasks()
         """The tasks made by `queue.task` of this PQ's queues, by name."""
