@@ -15,18 +15,7 @@ FOR_ONE_CALL = ("_schedule_at", "_expected_at")
 
 
 class TaskOptions(TypedDict, total=False):
-    """What `queue.task` takes; each may be left out.
-
-    Attributes:
-        schedule_at, expected_at, priority, max_attempts: of each job, as for `queue.put`.
-        retry_in: how long a job pauses after a failed attempt. Or a mapping of classes of exceptions to that: the
-            class nearest to the exception's counts. None, and for what the mapping has not: as the queue says.
-        bury_on: classes of exceptions after which there is no other attempt: the job goes to the dead. Of these and
-            those of retry_in, the class nearest to the exception's counts.
-        lease_for: how long the workers hold a job of this task; None: as the queue says.
-        name: by which its jobs find it. By default the function's module and name, which must not change then as
-            long as there are jobs.
-    """
+    """The options of `queue.task`, which says what they mean; each may be left out."""
 
     schedule_at: When | None
     expected_at: When | None

@@ -1,4 +1,4 @@
-"""What the documentation shows is run: each block of the README, each new line of coming-from.md.
+"""What the documentation shows is run: each block of the README and of docs/tasks.md, each new line of coming-from.md.
 
 In Python and SQL a comment tells what a statement gives, and is compared:
 
@@ -40,7 +40,7 @@ COMING_FROM = ROOT / "docs" / "coming-from.md"
 KEY_VALUE, URL = "dbname=example user=postgres", "postgresql://localhost/example"
 
 # What coming-from.md may call missing, by what stands on the left.
-NOT_YET, MISSING = "later release", ("@queue.task", "Celery")
+NOT_YET, MISSING = "later release", ("Celery",)
 
 BLOCK = re.compile(r"^(?:<!-- (?P<note>[^\n]*) -->\n)?```(?P<language>\w+)\n(?P<text>.*?)^```$", re.M | re.S)
 WANTED = re.compile(r"#\s+(=>|raises)\s+(.*)$")
@@ -70,22 +70,22 @@ def shell(fresh: Database, tmp_path: Path) -> dict[str, str]:
 class Session:
     """Runs the pieces of one document in their order, in one namespace and one database."""
 
-    def __init__(self, database: Database, environment: dict[str, str]) -> None:
+    def __init__(self, database: Database, environment: dict[str, str], module: str = "documented") -> None:
         self.database = database
         self.environment = environment
-        # A module, so that pickle finds the classes a document defines.
-        self.module = types.ModuleType("documented")
+        # A module, so that pickle finds the classes a document defines, and a worker its tasks.
+        self.module = types.ModuleType(module)
         self.runner = asyncio.Runner()
         # Everything a document ever named, to be closed: it uses a name again for another thing.
         self.named: dict[int, Any] = {}
 
     def __enter__(self) -> Session:
-        sys.modules["documented"] = self.module
+        sys.modules[self.module.__name__] = self.module
         self.sql_connection = self.database.connect()
         return self
 
     def __exit__(self, *_: object) -> None:
-        del sys.modules["documented"]
+        del sys.modules[self.module.__name__]
         for value in self.named.values():
             if callable(close := getattr(value, "close", None)) and not inspect.isclass(value):
                 closing = close()
@@ -170,9 +170,14 @@ def expect_error(name: str | None) -> Iterator[None]:
         assert name is None, f"{name} was not raised"
 
 
-def test_every_block_of_the_readme_runs(fresh: Database, shell: dict[str, str]) -> None:
-    with Session(fresh, shell) as session:
-        for block in BLOCK.finditer(README.read_text()):
+# The pages whose blocks are run, and the module that they are.
+RUN = {"README.md": "documented", "docs/tasks.md": "app.tasks"}
+
+
+@pytest.mark.parametrize("page", RUN)
+def test_every_block_runs(page: str, fresh: Database, shell: dict[str, str]) -> None:
+    with Session(fresh, shell, RUN[page]) as session:
+        for block in BLOCK.finditer((ROOT / page).read_text()):
             note = block["note"] or ""
             if note.startswith("run by "):
                 assert (ROOT / note.removeprefix("run by ")).is_file(), note
@@ -194,10 +199,11 @@ def test_the_extension_is_installed_as_the_readme_says(fresh: Database, shell: d
             session.sql("select queue_put('apples', '{}');  -- 1\n")
 
 
-def test_no_block_of_the_readme_escapes() -> None:
-    text = README.read_text()
+@pytest.mark.parametrize("page", RUN)
+def test_no_block_escapes(page: str) -> None:
+    text = (ROOT / page).read_text()
     assert len(re.findall("^```", text, re.M)) == 2 * len(BLOCK.findall(text))
-    assert {block["language"] for block in BLOCK.finditer(text)} == {"console", "python", "sql"}
+    assert {block["language"] for block in BLOCK.finditer(text)} <= {"console", "python", "sql"}
 
 
 def tables() -> dict[str, list[list[str]]]:

@@ -175,6 +175,38 @@ async def test_jobs_put_by_sql_are_calls(pq, queue, conn):
     ]
 
 
+async def test_work_does_the_jobs_of_the_queue(pq, queue):
+    done: list[Any] = []
+
+    def note(kind: str) -> None:
+        done.append(kind)
+
+    async def note_later(kind: str) -> None:
+        done.append(kind)
+
+    def fail(kind: str) -> None:
+        raise Bury(f"no {kind}")
+
+    tasks = [task_of(queue, function, name=function.__name__) for function in (note, note_later, fail)]
+    for task in tasks:
+        await finish(task("Cox"))
+    await queue.put({"task": "gone"})
+    await finish(tasks[0].configure(queue="pears")("Comice"))
+    await queue.work(burst=True, concurrency=2)
+    assert done == ["Cox", "Cox"]
+    assert {job.reason for job in await queue.dead()} == {
+        "no Cox",
+        "no task here is named 'gone': is its module imported?",
+    }
+    assert await queue.count(scheduled=True) == 0
+    # In its serializer's way, too.
+    pickles = pq.queue("pickled", serializer=pickle)
+    await finish(task_of(pickles, note, name="note in pickles")({1}))
+    await pickles.work(True)
+    assert done[2:] == [{1}]
+    assert await pq["pears"].count() == 1
+
+
 # What is refused at the call
 
 
@@ -354,6 +386,8 @@ async def test_what_is_no_function_to_be_called_later_is_refused(queue):
     for wrong in (generator, async_generator):
         with pytest.raises(TypeError, match="is a generator: to call it would do nothing"):
             task_of(queue, wrong)
+    with pytest.raises(TypeError, match="a task is a function, not a str"):
+        plain(queue).task("eat")
     with pytest.raises(TypeError, match="is a task already"):
         task_of(queue, task_of(queue, eat))
     for name in ("_schedule_at", "_expected_at"):

@@ -708,12 +708,20 @@ class AsyncQueue(AsyncConsumer):
         Args:
             function: to be called by the worker; may be a coroutine function.
             bind: the function has the job as its first argument.
-            options: those of `TaskOptions`: schedule_at, expected_at, priority, max_attempts, retry_in, bury_on,
-                lease_for, name.
+            schedule_at, expected_at, priority, max_attempts: of each of its jobs, as for `put`.
+            retry_in: how long a job pauses after a failed attempt: a timedelta, seconds, or text such as "5m". Or a
+                mapping of classes of exceptions to that. None, and for what the mapping lacks: as the queue says.
+            bury_on: the class or classes of exceptions after which there is no other attempt: the job goes to the
+                dead. Of these and those of retry_in the class nearest to the exception's own counts.
+            lease_for: for how long a worker holds a job of it at a time; None: as the queue says.
+            name: by which its jobs find it; None: the function's module and name. As long as there are jobs it must
+                not change.
 
         Raises:
             ValueError: the function has no name that is the same everywhere, and was given none; or another function
                 is the task of this name.
+            TypeError: an option that there is not, or a function that can't be one: a generator, a task.
+            TimeError: a time that is not understood; a ValueError.
         """
 
         def decorate(function: Callable[..., Any]) -> AsyncTask[..., Any]:
@@ -722,6 +730,17 @@ class AsyncQueue(AsyncConsumer):
             return task
 
         return decorate if function is None else decorate(function)
+
+    async def work(self, burst: bool = False, **options: Any) -> None:
+        """Do the jobs of this queue's tasks, in a worker in this process.
+
+        Args:
+            burst: end when nothing is left that can be done now; by default it goes on for ever.
+            options: those of `AsyncWorker`: concurrency, lease_for, grace and so on.
+        """
+        from .worker import AsyncWorker  # type: ignore[import-untyped,unused-ignore]
+
+        await AsyncWorker(self._pq, self, burst=burst, **options).run()
 
     async def update(self, id: int, data: Any) -> bool:
         """Replace the data of a job that is in the queue.

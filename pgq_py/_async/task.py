@@ -55,6 +55,8 @@ class AsyncTask(Generic[P, R]):
     ) -> None:
         if isinstance(function, AsyncTask):
             raise TypeError(f"{function!r} is a task already: function.configure(queue=...) puts elsewhere")
+        if not callable(function):
+            raise TypeError(f"a task is a function, not a {type(function).__name__}")
         self.queue = queue
         self.function = function
         self.bind = bind
