@@ -1,4 +1,4 @@
-"""What the documentation shows is run: each block of the README and of docs/tasks.md, each new line of coming-from.md.
+"""What the documentation shows is run: each block of the pages in RUN, each new line of coming-from.md.
 
 In Python and SQL a comment tells what a statement gives, and is compared:
 
@@ -171,7 +171,7 @@ def expect_error(name: str | None) -> Iterator[None]:
 
 
 # The pages whose blocks are run, and the module that they are.
-RUN = {"README.md": "documented", "docs/tasks.md": "app.tasks"}
+RUN = {"README.md": "documented", "docs/tasks.md": "app.tasks", "docs/metrics.md": "app.metrics"}
 
 
 @pytest.mark.parametrize("page", RUN)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import re
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from pgq_py import PQ, AsyncPQ
 from pgq_py.metrics import COUNTERS, GAUGES, STATES, Collector, JobDurations
 
 QUERIES = ROOT / "examples" / "postgres_exporter" / "queries.yaml"
+ALERTS = ROOT / "examples" / "prometheus" / "alerts.yaml"
 # Of a name that no server has.
 NOWHERE = "postgresql://localhost:1/nowhere"
 
@@ -337,3 +339,18 @@ def test_the_exporters_queries_give_the_same_to_a_role_that_may_observe(
     assert {name: use["description"] for name, use in declared.items()} | {
         "pgq_py_up": described["pgq_py_up"]
     } == described
+
+
+# Alerts
+
+
+def test_the_alerts_are_about_metrics_that_there_are(pq: PQ) -> None:
+    some_of_each(pq)
+    with served(collected(pq)) as address:
+        samples = scrape(address)
+    names, states = {name for name, _ in samples}, set(STATES)
+    rules = [rule for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]]
+    used = {name for rule in rules for name in re.findall(r"\bpgq_py_\w+", rule["expr"])}
+    assert used <= names
+    assert used >= {"pgq_py_up", "pgq_py_jobs", "pgq_py_oldest_ready_seconds", "pgq_py_died_total"}
+    assert {state for rule in rules for state in re.findall(r'state="(\w+)"', rule["expr"])} <= states
