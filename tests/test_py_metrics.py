@@ -296,6 +296,15 @@ def test_the_command_says_at_once_what_a_user_can_put_right(database: Database, 
             assert process.wait(20) == 1
 
 
+def test_without_prometheus_client_the_command_says_what_to_install() -> None:
+    without = "import sys; sys.modules['prometheus_client'] = None; from pgq_py.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", without, "metrics", "--dsn", NOWHERE], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert "pip install 'pgq-py[metrics]'" in done.stderr
+
+
 # postgres_exporter
 
 

@@ -311,6 +311,16 @@ def test_a_job_is_processed_in_the_producers_trace(pq: PQ, traces: Traces) -> No
     assert parent(inside) == parent(complete) == ids(process)
 
 
+def test_a_job_that_is_put_through_another_connection_carries_the_context_too(
+    pq: PQ, traces: Traces, conn: psycopg.Connection[Any]
+) -> None:
+    @pq["apples"].task(name="pick")
+    def pick() -> None: ...
+
+    pick.put_in(conn)
+    assert ids(traces.one("put apples")) == carried(got(pq).headers)
+
+
 def test_inside_another_span_it_is_that_ones_child(pq: PQ, traces: Traces) -> None:
     pq["apples"].put(1)
     put = traces.one("put apples")
