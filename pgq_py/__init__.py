@@ -20,7 +20,7 @@ from ._sync.queue import Queue, QueueSet
 from ._sync.task import Task, Tasks
 from ._sync.worker import Worker
 from ._version import SCHEMA_VERSION, __version__
-from .calls import Finding, JobId, Right, Settings, Stats
+from .calls import Finding, JobId, Metrics, Right, Settings, Stats
 from .codecs import Payload, Serializer
 from .errors import Empty, Error, LeaseLost, UnknownTask
 from .failures import Bury, Retry, Verdict
@@ -49,6 +49,7 @@ __all__ = [
     "Job",
     "JobId",
     "LeaseLost",
+    "Metrics",
     "Moved",
     "Payload",
     "Queue",

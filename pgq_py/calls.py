@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import count as counter
@@ -48,6 +49,8 @@ class Call(Generic[T]):
     matters: bool = True
     # Of a call that only prepares another: that one is what rights are asked for.
     wanted: Call[Any] | None = None
+    # Of a PQ that `otel.instrument` traces: the span to run it in, which gives the call to run.
+    traced: Callable[[], AbstractContextManager[Call[T]]] | None = None
 
     def advice(self, schema: str, role: str) -> str:
         """The grant that a role must ask for to make this call, where PostgreSQL itself refused it.
@@ -69,7 +72,7 @@ class Call(Generic[T]):
             privilege = "manage"
         queue = params[0][0] if isinstance(params[0], list | tuple) else params[0]
         if not isinstance(queue, str):
-            # queue_health, queue_maintain, and queue_stats of all.
+            # queue_health, queue_maintain, queue_metrics, and queue_stats of all.
             grant = sql.SQL("select {}({}, {})").format(
                 sql.Identifier(schema, "queue_grant_all"), sql.Literal(role), sql.Literal(privilege)
             )
@@ -88,7 +91,7 @@ _TO_ASK_FOR = {
         "put": "put put_many",
         "get": "get get_any lease lease_any complete complete_many error error_many release release_many progress "
         "progress_many bury channel listen unlisten update wait",
-        "observe": "list count stats dead_list settings export health",
+        "observe": "list count stats dead_list settings export metrics health",
         "manage": "create drop pause resume clear cancel redrive dead_delete import maintain",
     }.items()
     for name in names.split()
@@ -217,6 +220,26 @@ class Stats:
     taken: int
     completed: int
     failed: int
+    died: int
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """Gauges and counters of a queue, numbers only: see `queue_metrics` in the reference."""
+
+    queue: str
+    ready: int
+    scheduled: int
+    retrying: int
+    leased: int
+    dead: int
+    paused: int
+    oldest_ready_seconds: float
+    put: int
+    taken: int
+    completed: int
+    failed: int
+    died: int
 
 
 def check_name(name: str) -> str:
@@ -327,6 +350,10 @@ def _tasks(answer: Answer) -> dict[str, int]:
 
 def _stats(answer: Answer) -> list[Stats]:
     return [Stats(*row) for row in answer.rows()]
+
+
+def _metrics(answer: Answer) -> list[Metrics]:
+    return [Metrics(*row) for row in answer.rows()]
 
 
 # The columns of a job beyond its id and data, and how to read them.
@@ -506,6 +533,7 @@ class Calls:
         self._pause = function("select {schema}.queue_pause(%text)")
         self._resume = function("select {schema}.queue_resume(%text)")
         self._stats = function("select * from {schema}.queue_stats(%text)")
+        self._metrics = function("select * from {schema}.queue_metrics()")
         self._grant = function("select {schema}.queue_grant(%text, %text, %text)")
         self._grant_all = function("select {schema}.queue_grant_all(%text, %text)")
         self._revoke = function("select {schema}.queue_revoke(%text, %text, %text)")
@@ -778,6 +806,10 @@ class Calls:
     def stats(self, queue: str | None) -> Call[list[Stats]]:
         """What is in one queue or in all."""
         return Call(self._stats, (queue,), _stats)
+
+    def metrics(self) -> Call[list[Metrics]]:
+        """Gauges and counters of all queues."""
+        return Call(self._metrics, (), _metrics)
 
     def grant(self, queue: str | None, role: str, privilege: str) -> Call[bool]:
         """A right given to a role, on one queue or on all."""

@@ -6,7 +6,8 @@ import asyncio
 import gc
 import sys
 import traceback
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from dis import opmap
 from types import FrameType, TracebackType
@@ -171,3 +172,14 @@ def caller_of(depth: int) -> FrameType | None:
         return sys._getframe(depth + 1)
     except ValueError:
         return None
+
+
+@contextmanager
+def leaving(context: AbstractContextManager[None], error: BaseException | None) -> Iterator[None]:
+    """Leave the context after this block: with this error, or with the one that the block raises."""
+    try:
+        yield
+    except BaseException as raised:
+        context.__exit__(type(raised), raised, raised.__traceback__)
+        raise
+    context.__exit__(None if error is None else type(error), error, None)

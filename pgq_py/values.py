@@ -85,6 +85,7 @@ def _uuid(value: Any, encoding: str) -> bytes:
 # Microseconds, days, months.
 _INTERVAL = Struct("!qii")
 _LENGTH = Struct("!i")
+_DOUBLE = Struct("!d")
 _ARRAY = Struct("!iiiii")
 _BIGINT_ITEM = Struct("!4xq")
 
@@ -156,6 +157,11 @@ def read_integer(data: bytes, dialect: Dialect | None = None) -> int:
     return int.from_bytes(data, "big", signed=True)
 
 
+def read_float(data: bytes, dialect: Dialect) -> float:
+    """A number of double precision."""
+    return float(_DOUBLE.unpack(data)[0])
+
+
 def read_boolean(data: bytes, dialect: Dialect) -> bool:
     """A boolean."""
     return data == b"\x01"
@@ -216,6 +222,7 @@ READERS: dict[int, Reader] = {
     21: read_integer,
     23: read_integer,
     25: read_text,
+    701: read_float,
     1000: read_booleans,
     1016: read_bigints,
     1184: read_time,

@@ -171,7 +171,12 @@ def expect_error(name: str | None) -> Iterator[None]:
 
 
 # The pages whose blocks are run, and the module that they are.
-RUN = {"README.md": "documented", "docs/tasks.md": "app.tasks", "docs/workers.md": "app.work"}
+RUN = {
+    "README.md": "documented",
+    "docs/tasks.md": "app.tasks",
+    "docs/workers.md": "app.work",
+    "docs/metrics.md": "app.metrics",
+}
 
 
 @pytest.mark.parametrize("page", RUN)

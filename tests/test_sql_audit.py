@@ -122,6 +122,7 @@ def test_what_only_looks_works_in_a_read_only_transaction(conn):
         "queue_list('apples')",
         "queue_count('apples')",
         "queue_stats()",
+        "queue_metrics()",
         "queue_wait('apples')",
         "queue_dead_list('apples')",
         "queue_settings('apples')",

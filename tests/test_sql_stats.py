@@ -219,6 +219,11 @@ def test_the_oldest_waits_behind_those_expected_earlier(conn):
     assert stats(conn)["oldest_ready_at"] == value(conn, "select min(enqueued_at) from queue_job")
 
 
+def test_who_was_due_before_he_was_put_has_waited_since_he_was_put(conn):
+    conn.execute("select queue_put('apples', '1', schedule_at => '2001-01-01')")
+    assert stats(conn)["oldest_ready_at"] == value(conn, "select enqueued_at from queue_job")
+
+
 def test_next_due_is_the_end_of_an_extended_lease(conn):
     put_many(conn, 1)
     ((id, receipt),) = lease(conn, lease="1 minute")
@@ -636,11 +641,12 @@ def test_stats_of_a_million_read_no_more_than_of_a_thousand(big, analyzed):
 
 def test_all_queues_cost_what_each_of_them_costs(big):
     for _ in range(3):
-        every, _ = read(big, "queue_stats()")
+        every, metrics = read(big, "queue_stats()")[0], read(big, "queue_metrics()")[0]
         names = column(big, "select name from queue_stats()")
         each = sum(read(big, f"queue_stats('{name}')")[0] for name in names)
     assert names == ["few", "few waiting", "many", "mixed"]
     assert every <= 1.5 * each + 50 * len(names)
+    assert metrics <= every + 10
 
 
 def test_tallies_of_other_queues_are_not_read(conn):

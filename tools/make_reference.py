@@ -39,7 +39,7 @@ SUBJECTS = {
     "Queues": ["queue_create", "queue_settings", "queue_pause", "queue_resume", "queue_clear", "queue_drop"],
     "Rights": ["queue_grant", "queue_grant_all", "queue_revoke", "queue_revoke_all", "queue_rights"],
     "Moving a queue": ["queue_export", "queue_import"],
-    "Operation": ["queue_health", "queue_maintain"],
+    "Operation": ["queue_metrics", "queue_health", "queue_maintain"],
     "Installation": ["queue_version"],
 }
 

@@ -65,6 +65,7 @@ drop function queue_lease_any;
 drop function queue_list;
 drop function queue_listen;
 drop function queue_maintain;
+drop function queue_metrics;
 drop function queue_pause;
 drop function queue_progress;
 drop function queue_progress_many;

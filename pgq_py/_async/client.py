@@ -14,11 +14,12 @@ from psycopg.conninfo import make_conninfo
 
 from .._compat import async_call, async_sleep
 from .._version import SCHEMA_VERSION
-from ..calls import Call, Calls, Finding, Right, Stats
+from ..calls import Call, Calls, Finding, Metrics, Right, Stats
 from ..codecs import Serializer
 from ..errors import NotAllowed, VersionMismatch
 from ..hosts import find_async_host
 from ..links import Outage
+from ..running import Hook
 from ..signatures import Keys, Secret
 from ..times import Duration
 from .queue import AsyncQueue, AsyncQueueSet
@@ -29,6 +30,8 @@ from .use import AsyncUse
 
 if TYPE_CHECKING:
     from psycopg_pool import AsyncConnectionPool
+
+    from ..otel import Tracing
 
 T = TypeVar("T")
 
@@ -62,6 +65,9 @@ class AsyncPQ:
             raise TypeError("PQ takes a connection, an address or a pool: one of them")
         self.schema = schema
         self.calls = Calls(schema)
+        self.tracing: Tracing | None = None
+        self.hooks: list[Hook] = []
+        """For all workers of this PQ: each is called with a job, and gives a context manager to run it in."""
         self.keys = Keys(secret)
         self.tasks = AsyncTasks()
         """The tasks made by `queue.task` of this PQ's queues, by name."""
@@ -154,6 +160,10 @@ class AsyncPQ:
         """What is in each queue that has jobs, dead jobs or settings."""
         return await self.run(self.calls.stats(None))
 
+    async def metrics(self) -> list[Metrics]:
+        """`stats` as a monitoring system takes it: gauges and counters of each queue, numbers only."""
+        return await self.run(self.calls.metrics())
+
     async def grant(self, role: str, privilege: str) -> bool:
         """Give a role a right on all queues: to "put", "get", "observe" or "manage"; True if it is new.
 
@@ -233,6 +243,9 @@ class AsyncPQ:
 
     async def run(self, call: Call[T]) -> T:
         """Run one call, in the open transaction of this thread or task if there is one."""
+        if call.traced is not None:
+            with call.traced() as plain:
+                return await self.run(plain)
         joined = self._joined()
         if joined is not None:
             return await joined.run(call)

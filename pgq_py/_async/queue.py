@@ -10,7 +10,7 @@ import socket
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime
 from functools import cache
 from itertools import islice
@@ -23,7 +23,7 @@ import psycopg
 from ..calls import Call, Exported, JobId, Right, Settings, Stats, Taken, check_count, check_name
 from ..codecs import JSON, Codec, Payload, Serializer, SerializerCodec, StoredCodec
 from ..errors import CommitUnknown, ConnectionLost, DecodeError, Empty, Error, NotInTransaction, TransferError
-from ..failures import caller_of, describe, is_interruption, left_by_exception
+from ..failures import caller_of, describe, is_interruption, leaving, left_by_exception
 from ..functions import TaskOptions
 from ..times import Duration, When
 from ..transfer import Header, Moved, Trailer, header, job_line, read_line, trailer
@@ -254,7 +254,11 @@ class AsyncConsumer(ABC):
             listen = self._pq.calls.listen(unlisten) if unlisten else None
             for call in make(promote, unlisten):
                 taking = use.taking = AsyncTaking(promote)
-                rows = await session.run(call, taking.outcome, listen)
+                if call.traced is None:
+                    rows = await session.run(call, taking.outcome, listen)
+                else:
+                    with call.traced() as plain:
+                        rows = await session.run(plain, taking.outcome, listen)
                 if rows:
                     break
             jobs = []
@@ -396,6 +400,10 @@ class _Current:
         """The loop was left: the transaction is over, though nobody has ended it yet."""
         if self.take is not None and self.take._transaction is not None:
             self.take._transaction.abandoned = True
+            if self.take._span is not None:
+                # Now: the event loop closes the generator in another context, and this one would keep the span.
+                span, self.take._span = self.take._span, None
+                span.__exit__(None, None, None)
             # Two frames above: this is called by the lambda that the reference calls.
             self.take._failure = left_by_exception(caller_of(2))
 
@@ -410,6 +418,7 @@ class AsyncTake:
         self._transaction: AsyncTransaction | None = None
         self._job: AsyncJob | None = None
         self._failure: str | None = None
+        self._span: AbstractContextManager[None] | None = None
         # The connection and, if we had to wait, the listening on it: both outlast the transaction.
         self._use = AsyncUse(consumer._pq)
 
@@ -419,6 +428,10 @@ class AsyncTake:
         while True:
             try:
                 self._job = await self._take(deadline)
+                tracing = self._consumer._pq.tracing
+                if tracing is not None and self._job is not None:
+                    self._span = tracing.process(self._job)
+                    self._span.__enter__()
                 return self._job
             except BaseException as error:
                 await self.let_go(error)
@@ -462,6 +475,10 @@ class AsyncTake:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
         """Commit; or roll back after an exception, and record it."""
+        if self._span is not None:
+            span, self._span = self._span, None
+            with leaving(span, error):
+                return await self.__aexit__(kind, error, trace)
         try:
             return await self._finish(kind, error, trace)
         except BaseException as raised:

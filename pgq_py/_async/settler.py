@@ -49,6 +49,9 @@ class _Line:
         """When to try no more, by the monotonic clock."""
 
     async def _run(self, call: Call[T]) -> T:
+        if call.traced is not None:
+            with call.traced() as plain:
+                return await self._run(plain)
         session = AsyncSession(self._source)
         try:
             await self._source.acquire(session, self.give_up_at - monotonic())

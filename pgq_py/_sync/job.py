@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from time import monotonic
 from types import TracebackType
@@ -13,7 +14,7 @@ from uuid import UUID
 from ..calls import COLUMNS, Taken
 from ..codecs import JSON, Payload
 from ..errors import Error, LeaseLost, NotLeased
-from ..failures import describe, is_interruption
+from ..failures import describe, is_interruption, leaving
 from ..times import Duration, length
 from .keeper import Keeper
 from .transaction import Transaction, innermost
@@ -56,6 +57,7 @@ class Job:
         "_queue",
         "_receipt",
         "_settled",
+        "_span",
         "_taken",
         "_until",
         "attempts",
@@ -102,6 +104,8 @@ class Job:
         self._settled = False
         # How many `with job` are entered.
         self._depth = 0
+        # Of the outermost of these, where the PQ is traced.
+        self._span: AbstractContextManager[None] | None = None
         # Leased in a transaction that was open: until that commits nobody else can see the lease.
         self._joined = False
         # A worker's heartbeat found that the lease is no longer good.
@@ -280,6 +284,10 @@ class Job:
             raise LeaseLost(f"job {self.id} was completed, failed or returned before: lease it again")
         data = self.data
         self._depth += 1
+        tracing = self._queue._pq.tracing
+        if tracing is not None and self._depth == 1:
+            self._span = tracing.process(self)
+            self._span.__enter__()
         return data
 
     def __exit__(
@@ -295,6 +303,10 @@ class Job:
         Raises:
             LeaseLost: the lease ran out before the end: the work may be done again, or twice.
         """
+        if self._span is not None and self._depth == 1:
+            span, self._span = self._span, None
+            with leaving(span, error):
+                return self.__exit__(kind, error, trace)
         self._depth -= 1
         transaction = innermost(self._queue._pq)
         if error is not None:

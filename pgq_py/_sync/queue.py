@@ -11,7 +11,7 @@ import socket
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime
 from functools import cache
 from itertools import islice
@@ -24,7 +24,7 @@ import psycopg
 from ..calls import Call, Exported, JobId, Right, Settings, Stats, Taken, check_count, check_name
 from ..codecs import JSON, Codec, Payload, Serializer, SerializerCodec, StoredCodec
 from ..errors import CommitUnknown, ConnectionLost, DecodeError, Empty, Error, NotInTransaction, TransferError
-from ..failures import caller_of, describe, is_interruption, left_by_exception
+from ..failures import caller_of, describe, is_interruption, leaving, left_by_exception
 from ..functions import TaskOptions
 from ..times import Duration, When
 from ..transfer import Header, Moved, Trailer, header, job_line, read_line, trailer
@@ -255,7 +255,11 @@ class Consumer(ABC):
             listen = self._pq.calls.listen(unlisten) if unlisten else None
             for call in make(promote, unlisten):
                 taking = use.taking = Taking(promote)
-                rows = session.run(call, taking.outcome, listen)
+                if call.traced is None:
+                    rows = session.run(call, taking.outcome, listen)
+                else:
+                    with call.traced() as plain:
+                        rows = session.run(plain, taking.outcome, listen)
                 if rows:
                     break
             jobs = []
@@ -397,6 +401,10 @@ class _Current:
         """The loop was left: the transaction is over, though nobody has ended it yet."""
         if self.take is not None and self.take._transaction is not None:
             self.take._transaction.abandoned = True
+            if self.take._span is not None:
+                # Now: the event loop closes the generator in another context, and this one would keep the span.
+                span, self.take._span = self.take._span, None
+                span.__exit__(None, None, None)
             # Two frames above: this is called by the lambda that the reference calls.
             self.take._failure = left_by_exception(caller_of(2))
 
@@ -411,6 +419,7 @@ class Take:
         self._transaction: Transaction | None = None
         self._job: Job | None = None
         self._failure: str | None = None
+        self._span: AbstractContextManager[None] | None = None
         # The connection and, if we had to wait, the listening on it: both outlast the transaction.
         self._use = Use(consumer._pq)
 
@@ -420,6 +429,10 @@ class Take:
         while True:
             try:
                 self._job = self._take(deadline)
+                tracing = self._consumer._pq.tracing
+                if tracing is not None and self._job is not None:
+                    self._span = tracing.process(self._job)
+                    self._span.__enter__()
                 return self._job
             except BaseException as error:
                 self.let_go(error)
@@ -463,6 +476,10 @@ class Take:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
         """Commit; or roll back after an exception, and record it."""
+        if self._span is not None:
+            span, self._span = self._span, None
+            with leaving(span, error):
+                return self.__exit__(kind, error, trace)
         try:
             return self._finish(kind, error, trace)
         except BaseException as raised:

@@ -50,6 +50,9 @@ class _Line:
         """When to try no more, by the monotonic clock."""
 
     def _run(self, call: Call[T]) -> T:
+        if call.traced is not None:
+            with call.traced() as plain:
+                return self._run(plain)
         session = Session(self._source)
         try:
             self._source.acquire(session, self.give_up_at - monotonic())

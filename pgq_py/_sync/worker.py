@@ -64,6 +64,7 @@ class Worker:
         max_jobs: end after so many.
         max_memory: end when the process has more bytes than this in memory.
         hooks: each is called with the job, and gives a context manager to run it in; the first is the outermost.
+            Those of the PQ, `pq.hooks`, are outside of them.
         consumer: a name for this worker, seen with the jobs it holds; None: host and process.
 
     Raises:
@@ -109,7 +110,7 @@ class Worker:
         self._lease_for = length("lease_for", lease_for)
         self._strict, self._burst, self._max_jobs = strict, burst, max_jobs
         self._consumer = consumer
-        self._caller = Caller(hooks)
+        self._caller = Caller((*pq.hooks, *hooks))
         self._retries = Retries()
         self._hand = Hand(concurrency, prefetch)
         self._commands: Channel[str | BaseException] = Channel()

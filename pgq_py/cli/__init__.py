@@ -75,6 +75,7 @@ COMMANDS = {
         "check": "schema",
         "health": "operation",
         "maintain": "operation",
+        "metrics": "metrics",
         "bench": "bench",
         "demo": "demo",
     },

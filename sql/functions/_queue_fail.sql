@@ -42,8 +42,8 @@ begin
     v_max_attempts := coalesce(v_job.max_attempts, v_job.queue_max_attempts, 5);
     if _queue_fail.bury or v_job.attempts >= v_max_attempts then
         delete from queue_dead d where d.queue = _queue_fail.queue and d.id = _queue_fail.id;
-        insert into queue_tally (queue, taken, failed, moved, dead)
-        values (_queue_fail.queue, 1, 1, -1, case when found then 0 else 1 end);
+        insert into queue_tally (queue, taken, failed, moved, dead, died)
+        values (_queue_fail.queue, 1, 1, -1, case when found then 0 else 1 end, case when found then 0 else 1 end);
         with gone as (
             delete from queue_job j where j.queue = _queue_fail.queue and j.id = _queue_fail.id returning j.*
         )

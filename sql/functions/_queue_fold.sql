@@ -44,7 +44,8 @@ begin
             coalesce(sum(g.completed), 0) as completed,
             coalesce(sum(g.failed), 0) as failed,
             coalesce(sum(g.moved), 0) as moved,
-            coalesce(sum(g.dead), 0) as dead
+            coalesce(sum(g.dead), 0) as dead,
+            coalesce(sum(g.died), 0) as died
         into v_sum
         from gone g;
         select t.id
@@ -61,12 +62,14 @@ begin
                 completed = t.completed + v_sum.completed,
                 failed = t.failed + v_sum.failed,
                 moved = t.moved + v_sum.moved,
-                dead = t.dead + v_sum.dead
+                dead = t.dead + v_sum.dead,
+                died = t.died + v_sum.died
             where t.queue = _queue_fold.queue and t.id = v_id;
         else
-            insert into queue_total (queue, put, taken, completed, failed, moved, dead)
+            insert into queue_total (queue, put, taken, completed, failed, moved, dead, died)
             values (
-                _queue_fold.queue, v_sum.put, v_sum.taken, v_sum.completed, v_sum.failed, v_sum.moved, v_sum.dead
+                _queue_fold.queue, v_sum.put, v_sum.taken, v_sum.completed, v_sum.failed, v_sum.moved, v_sum.dead,
+                v_sum.died
             );
         end if;
     end if;

@@ -39,6 +39,7 @@ as $$
         -- To take takes manage.
         ('queue_export', '{observe, manage}'),
         ('queue_settings', '{observe, manage}'),
+        ('queue_metrics', '{observe, manage}'),
         -- Of all queues, and so is queue_maintain.
         ('queue_health', '{observe, manage}'),
 

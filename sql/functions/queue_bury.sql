@@ -89,7 +89,7 @@ begin
     )
     on conflict (queue, id) do nothing;
     if found then
-        insert into queue_tally (queue, dead) values (queue_bury.queue, 1);
+        insert into queue_tally (queue, dead, died) values (queue_bury.queue, 1, 1);
     end if;
 end
 $$;

@@ -15,7 +15,8 @@ returns table (
     put bigint,
     taken bigint,
     completed bigint,
-    failed bigint
+    failed bigint,
+    died bigint
 )
 language plpgsql
 volatile
@@ -59,7 +60,7 @@ begin
         select r.*, w.*, d.*, t.*
         into v_see
         from (
-            select count(*) as ready_rows, min(coalesce(j.schedule_at, j.enqueued_at)) as ready_since
+            select count(*) as ready_rows, min(greatest(j.schedule_at, j.enqueued_at)) as ready_since
             from (
                 select j.schedule_at, j.enqueued_at
                 from queue_job j
@@ -93,13 +94,14 @@ begin
                 coalesce(sum(t.completed), 0)::bigint as completed,
                 coalesce(sum(t.failed), 0)::bigint as failed,
                 coalesce(sum(t.moved), 0)::bigint as moved,
-                coalesce(sum(t.dead), 0)::bigint as dead
+                coalesce(sum(t.dead), 0)::bigint as dead,
+                coalesce(sum(t.died), 0)::bigint as died
             from (
-                select t.put, t.taken, t.completed, t.failed, t.moved, t.dead
+                select t.put, t.taken, t.completed, t.failed, t.moved, t.dead, t.died
                 from queue_total t
                 where t.queue = v_queue
                 union all
-                select t.put, t.taken, t.completed, t.failed, t.moved, t.dead
+                select t.put, t.taken, t.completed, t.failed, t.moved, t.dead, t.died
                 from queue_tally t
                 where t.queue = v_queue
             ) t
@@ -110,6 +112,7 @@ begin
         taken := v_see.taken;
         completed := v_see.completed;
         failed := v_see.failed;
+        died := v_see.died;
         dead := case when v_see.dead_rows > 1000 then greatest(v_see.dead, v_see.dead_rows) else v_see.dead_rows end;
         paused := exists (select from queue_setting s where s.queue = v_queue and s.paused);
         next_due_at := v_see.next_due_at;
@@ -188,7 +191,7 @@ begin
                 (
                     with recursive first (rank, since, n) as (
                         (
-                            select j.rank, coalesce(j.schedule_at, j.enqueued_at), 1
+                            select j.rank, greatest(j.schedule_at, j.enqueued_at), 1
                             from queue_job j
                             where j.queue = v_queue and j.ready_at is null
                             order by j.rank, j.expected_at, j.id
@@ -198,7 +201,7 @@ begin
                         select l.rank, l.since, f.n + 1
                         from first f
                         cross join lateral (
-                            select j.rank, coalesce(j.schedule_at, j.enqueued_at) as since
+                            select j.rank, greatest(j.schedule_at, j.enqueued_at) as since
                             from queue_job j
                             where j.queue = v_queue and j.ready_at is null and j.rank > f.rank
                             order by j.rank, j.expected_at, j.id
@@ -209,7 +212,7 @@ begin
                     select min(f.since) from first f
                 ),
                 (
-                    select min(coalesce(j.schedule_at, j.enqueued_at)) filter (where j.ready_at is null)
+                    select min(greatest(j.schedule_at, j.enqueued_at)) filter (where j.ready_at is null)
                     from (
                         select j.ready_at, j.schedule_at, j.enqueued_at
                         from queue_job j
@@ -257,7 +260,8 @@ transaction of `queue_get` commits, when a leased job is completed or has failed
 has run out and somebody noticed; **completed**, those of them that ended with
 `queue_complete`; **failed**, those that ended with `queue_error` or with their lease. The rest
 of the taken were taken with `queue_get`. A job that was released, cancelled or cleared was
-not taken. `queue_drop` sets all to zero.
+not taken. **died**, jobs that went to the dead: out of attempts, or buried; one that was
+redriven and dies again counts again. `queue_drop` sets all to zero.
 
 All this holds as long as only these functions write to the queue's tables.
 

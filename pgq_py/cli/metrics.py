@@ -1,0 +1,44 @@
+"""The command that serves metrics to Prometheus."""
+
+from __future__ import annotations
+
+import signal
+import threading
+
+import click
+
+from . import dsn_option, opened, schema_option
+
+
+@click.command("metrics")
+@dsn_option
+@schema_option
+@click.option("--port", default=9188, show_default=True, help="Where to listen; 0 takes any that is free.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen at; 0.0.0.0 for all.")
+def metrics_command(dsn: str | None, schema: str, port: int, host: str) -> None:
+    """Serve metrics of all queues to Prometheus, until SIGTERM or Control-C.
+
+    The role needs the right to observe all queues. What is served is said in docs/metrics.md; while the database
+    can't be reached it is pgq_py_up 0, and nothing else.
+    """
+    try:
+        from prometheus_client import CollectorRegistry, start_http_server
+
+        from ..metrics import Collector
+    except ImportError:
+        raise click.ClickException("this needs prometheus-client: pip install 'pgq-py[metrics]'") from None
+
+    stopped = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopped.set())
+    with opened(dsn, schema) as pq:
+        # Now, and not at each scrape: what a user can put right.
+        pq.metrics()
+        registry = CollectorRegistry()
+        registry.register(Collector(pq))
+        server, thread = start_http_server(port, host, registry)
+        click.echo(f"serving http://{host}:{server.server_port}/metrics", err=True)
+        stopped.wait()
+        server.shutdown()
+        server.server_close()
+        thread.join()
