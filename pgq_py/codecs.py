@@ -182,7 +182,10 @@ class StoredCodec:
         """A `Payload` as it is. What of it is no JSON, PostgreSQL refuses."""
         if not isinstance(data, Payload) or sum(part is not None for part in data) != 1:
             raise PayloadError("a raw queue takes a Payload with one of json, text and bytes")
-        return check_size(data)
+        for part in data:
+            if part is not None:
+                check_size(part)
+        return data
 
     def decode(self, payload: Payload) -> Payload:
         """The `Payload`."""

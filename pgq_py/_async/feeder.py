@@ -140,6 +140,7 @@ class AsyncFeeder(AsyncConsumer):
         """Jobs, none if there are none; None if they could not be had."""
         if self._left is not None:
             count = min(count, self._left)
+        over = self._pq.outage.over
         try:
             jobs = await self.lease_many(
                 count, self._lease_for, consumer=self._consumer, block=not self._burst, timeout=TURN
@@ -151,7 +152,7 @@ class AsyncFeeder(AsyncConsumer):
         except (NotAllowed, NotInstalled, VersionMismatch):
             raise
         except ConnectionLost as error:
-            await self._pause(self._pq.outage.begin(error))
+            await self._pause(self._pq.outage.begin(error, over))
             return None
         except (Error, psycopg.Error, OSError) as error:
             # A standby after a failover, a full disk, a pool without a connection: it may pass.

@@ -45,6 +45,8 @@ class _Line:
         self._source = source
         self._what = what
         self._is_told = False
+        # As for `Outage.begin`, of the last call.
+        self._over = 0
         self.give_up_at = inf
         """When to try no more, by the monotonic clock."""
 
@@ -57,8 +59,8 @@ class _Line:
             await self._source.acquire(session, self.give_up_at - monotonic())
             result = await session.run(call)
         finally:
+            self._over = session.over
             await session.close()
-        self._source.outage.end()
         self._is_told = False
         return result
 
@@ -66,7 +68,7 @@ class _Line:
         """After an error, before the next try; False: give up."""
         pause = RETRY_LAST
         if isinstance(error, ConnectionLost):
-            pause = self._source.outage.begin(error)
+            pause = self._source.outage.begin(error, self._over)
         elif not self._is_told:
             log.warning("can't %s, trying on: %s", self._what, str(error).partition("\n")[0])
             self._is_told = True

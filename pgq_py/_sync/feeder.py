@@ -141,6 +141,7 @@ class Feeder(Consumer):
         """Jobs, none if there are none; None if they could not be had."""
         if self._left is not None:
             count = min(count, self._left)
+        over = self._pq.outage.over
         try:
             jobs = self.lease_many(count, self._lease_for, consumer=self._consumer, block=not self._burst, timeout=TURN)
         except Closed:
@@ -150,7 +151,7 @@ class Feeder(Consumer):
         except (NotAllowed, NotInstalled, VersionMismatch):
             raise
         except ConnectionLost as error:
-            self._pause(self._pq.outage.begin(error))
+            self._pause(self._pq.outage.begin(error, over))
             return None
         except (Error, psycopg.Error, OSError) as error:
             # A standby after a failover, a full disk, a pool without a connection: it may pass.

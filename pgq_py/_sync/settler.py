@@ -46,6 +46,8 @@ class _Line:
         self._source = source
         self._what = what
         self._is_told = False
+        # As for `Outage.begin`, of the last call.
+        self._over = 0
         self.give_up_at = inf
         """When to try no more, by the monotonic clock."""
 
@@ -58,8 +60,8 @@ class _Line:
             self._source.acquire(session, self.give_up_at - monotonic())
             result = session.run(call)
         finally:
+            self._over = session.over
             session.close()
-        self._source.outage.end()
         self._is_told = False
         return result
 
@@ -67,7 +69,7 @@ class _Line:
         """After an error, before the next try; False: give up."""
         pause = RETRY_LAST
         if isinstance(error, ConnectionLost):
-            pause = self._source.outage.begin(error)
+            pause = self._source.outage.begin(error, self._over)
         elif not self._is_told:
             log.warning("can't %s, trying on: %s", self._what, str(error).partition("\n")[0])
             self._is_told = True
