@@ -182,9 +182,8 @@ class StoredCodec:
         """A `Payload` as it is. What of it is no JSON, PostgreSQL refuses."""
         if not isinstance(data, Payload) or sum(part is not None for part in data) != 1:
             raise PayloadError("a raw queue takes a Payload with one of json, text and bytes")
-        for part in data:
-            if part is not None:
-                check_size(part)
+        check_size(data.json or data.text or "")
+        check_size(data.bytes or b"")
         return data
 
     def decode(self, payload: Payload) -> Payload:
