@@ -9,6 +9,7 @@ import re
 import select
 import shlex
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -372,6 +373,20 @@ def test_what_was_not_taken_leaves_no_file(run, conn, tmp_path):
     assert "division by zero" in done.stderr
     assert list(tmp_path.iterdir()) == []
     conn.execute("drop rule stays on queue_job")
+    assert value(conn, "select queue_count('apples')") == 1
+
+
+def test_nothing_is_taken_when_the_disk_does_not_confirm(run, conn, tmp_path, monkeypatch):
+    def fail(fd: int) -> None:
+        if stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(5, "Input/output error")
+
+    conn.execute("select queue_put('apples', '1')")
+    monkeypatch.setattr(os, "fsync", fail)
+    assert (
+        "Input/output error" in run("export", "apples", "--take", "--output", tmp_path / "apples.jsonl", code=1).stderr
+    )
+    assert list(tmp_path.iterdir()) == []
     assert value(conn, "select queue_count('apples')") == 1
 
 
