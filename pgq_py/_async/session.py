@@ -459,7 +459,7 @@ class AsyncDialSource(AsyncSource):
                 autocommit=True, fallback_application_name="pgq_py", **parameters
             )
         except psycopg.Error as error:
-            raise translate(error, schema=self.schema, lost=True, connecting=True) from error
+            raise translate(error, schema=self.schema, lost=True) from error
 
     def hold(self, transaction: AsyncTransaction | None, session: AsyncSession | None = None) -> None:
         """Nothing to note: there are other connections."""

@@ -460,7 +460,7 @@ class DialSource(Source):
                 autocommit=True, fallback_application_name="pgq_py", **parameters
             )
         except psycopg.Error as error:
-            raise translate(error, schema=self.schema, lost=True, connecting=True) from error
+            raise translate(error, schema=self.schema, lost=True) from error
 
     def hold(self, transaction: Transaction | None, session: Session | None = None) -> None:
         """Nothing to note: there are other connections."""
