@@ -177,8 +177,11 @@ class AsyncFeeder(AsyncConsumer):
                 await self._run_alone(suspect, jobs)
                 return
         self._careful = False
-        self.returned(-len(jobs))
-        self._hand.add(jobs)
+        # The call may have waited for long, and what runs now be slower than what ran when it was made.
+        spare = max(self._hand.target - len(self._hand.open), 0)
+        self._hand.add_to_return(jobs[spare:])
+        self.returned(-len(jobs[:spare]))
+        self._hand.add(jobs[:spare])
 
     async def _may_crash(self, job: AsyncJob) -> bool:
         """Whether it is a job to be run alone, since it may have ended the process that had it.
