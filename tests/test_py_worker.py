@@ -571,6 +571,13 @@ def test_an_error_that_will_not_pass_ends_it(at_work, roles):
         running.end()
 
 
+def test_a_lease_that_the_server_refuses_ends_it(at_work, queue):
+    running = Running(at_work.kind, at_work.dsn, "apples", None, {"handler": print, "lease_for": "4000d"})
+    with pytest.raises(errors.TimeError):
+        running.end()
+    assert not running.worker.is_taking
+
+
 def test_a_check_ends_it_with_its_reason(at_work, queue):
     running = at_work.start(handler=print, max_memory=1)
     running.end()
@@ -713,6 +720,32 @@ def test_a_job_in_its_last_attempt_by_the_queues_setting_runs_alone(at_work, que
 
     at_work.run(handler=handle)
     assert held_with == [(1,)]
+
+
+def test_a_job_that_is_to_run_alone_waits_for_what_runs(at_work, queue, held, conn, caplog):
+    queue.put("slow")
+    seen: list[Any] = []
+    ticks = threading.Semaphore(0)
+
+    def handle(job: Any) -> None:
+        if job.data == "slow":
+            held(job)
+        else:
+            seen.append(held.go_on.is_set())
+
+    running = at_work.start(handler=handle)
+    held.wait()
+    suspect = queue.put("suspect", schedule_at="1h")
+    changed = "attempts = 2, ready_at = null, last_error = %s"
+    conn.execute(f"update queue_job set {changed} where id = %s", [feeder.RAN_OUT, suspect])
+    wait_for(lambda: "is run alone" in caplog.text)
+    running.worker.listeners.append(lambda event: ticks.release())
+    for _ in range(4):  # two seconds, in which what waits would be returned otherwise
+        assert ticks.acquire(timeout=PATIENCE)
+    held.go_on.set()
+    wait_for(lambda: queue.stats().completed == 2)
+    assert seen == [True]
+    assert caplog.text.count("is run alone") == 1
 
 
 # Outages and health.
