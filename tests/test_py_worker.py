@@ -23,7 +23,7 @@ from worlds import PATIENCE
 
 from pgq_py import PQ, AsyncWorker, Bury, Retry, Worker, errors
 from pgq_py import health as health_module
-from pgq_py._sync import feeder
+from pgq_py._sync import feeder, settler
 from pgq_py._sync.hand import TURN
 
 STATE = "select id, attempts, receipt is null from queue_job where queue = 'apples' order by id"
@@ -545,6 +545,26 @@ def test_coroutines_are_cancelled_before_others_may_have_their_jobs(at_work, que
     assert conn.execute(STATE).fetchall() == [(1, 0, True)]
 
 
+def test_jobs_that_come_when_nobody_is_left_to_run_them_are_returned(database, queue, conn, monkeypatch):
+    """The call that leased them came back just before the end was told."""
+    ids = queue.put_many(range(3))
+    leased, go_on = threading.Event(), threading.Event()
+
+    def hurry(pulse: Any, lease: float) -> None:
+        leased.set()
+        assert go_on.wait(PATIENCE)
+
+    monkeypatch.setattr(settler.Pulse, "hurry", hurry)
+    with works("threads", database.dsn) as made:
+        running = made.start(handler=print)
+        assert leased.wait(PATIENCE)
+        running.worker.stop()
+        wait_for(lambda: all(runner.join(0) for runner in running.worker._runners))
+        go_on.set()
+        running.end()
+    assert conn.execute(STATE).fetchall() == [(id, 0, True) for id in ids]
+
+
 async def test_a_cancelled_run_returns_all(database, queue, conn):
     from pgq_py import AsyncPQ
 
@@ -793,6 +813,10 @@ def test_a_restart_of_the_server_is_bridged_and_told_once(own_server, kind, capl
         go_on.set()  # done while there is nobody to tell
         wait_for(lambda: done == ["before"])
         wait_for(lambda: "lost the connection" in caplog.text)
+        # However long it lasts, all loops turn.
+        idle = running.worker.idle_for()
+        for name in idle:
+            wait_for(lambda name=name: running.worker.idle_for()[name] < idle[name], name)
         assert ask(health.port, "/live")[0] == 200
         assert ask(health.port, "/ready")[0] == 503
         own_server.start()

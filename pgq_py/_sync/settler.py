@@ -46,6 +46,7 @@ class _Line:
         self._source = source
         self._what = what
         self._is_told = False
+        self.turned_at = monotonic()
         self.give_up_at = inf
         """When to try no more, by the monotonic clock."""
 
@@ -62,6 +63,7 @@ class _Line:
 
     def _pause(self, error: BaseException) -> bool:
         """After an error, before the next try; False: give up."""
+        self.turned_at = monotonic()
         pause = RETRY_LAST
         if isinstance(error, ConnectionLost):
             pause = self._source.outage.begin(error)
@@ -83,7 +85,6 @@ class Settler(_Line):
     def __init__(self, pq: PQ, source: Source, hand: Hand) -> None:
         super().__init__(pq, source, "tell what became of jobs")
         self._hand = hand
-        self.turned_at = monotonic()
 
     def run(self) -> None:
         """Until END comes."""
@@ -178,7 +179,6 @@ class Pulse(_Line):
         self._every = TURN
         self._bell: Channel[None] = Channel()
         self._over = False
-        self.turned_at = monotonic()
 
     def hurry(self, lease: float) -> None:
         """There are leases of so many seconds."""
@@ -222,7 +222,6 @@ class Pulse(_Line):
                 done = self._run(call)
                 break
             except (Error, psycopg.Error, OSError) as error:
-                self.turned_at = monotonic()
                 if not self._pause(error):
                     return
         for job, is_good in zip(jobs, done, strict=True):
