@@ -24,6 +24,7 @@ from worlds import PATIENCE
 from pgq_py import PQ, AsyncWorker, Bury, Retry, Worker, errors
 from pgq_py import health as health_module
 from pgq_py._sync import feeder, settler
+from pgq_py._sync import worker as worker_module
 from pgq_py._sync.hand import TURN
 
 STATE = "select id, attempts, receipt is null from queue_job where queue = 'apples' order by id"
@@ -689,6 +690,32 @@ def test_a_lease_that_is_lost_is_seen_by_the_handler_and_its_result_dropped(at_w
     assert conn.execute("select id, attempts, receipt is null from queue_job").fetchall() == [(id, 1, False)]
     (record,) = [record for record in caplog.records if "is dropped" in record.message]
     assert (record.levelname, record.job_id) == ("WARNING", id)
+
+
+def test_a_job_whose_lease_is_over_before_it_begins_is_not_begun(database, queue, held, conn, monkeypatch):
+    """As after an outage: no heartbeat gets through, and what was leased waits."""
+    monkeypatch.setattr(settler.Pulse, "_beat", lambda pulse: None)
+    monkeypatch.setattr(worker_module, "PATIENCE", 10 * PATIENCE)
+    queue.put_many(["quick"] * 50)
+    queue.put("slow")
+    queue.put("last")
+    begun: list[int] = []
+
+    def handle(job: Any) -> None:
+        if job.data == "slow" and job.attempts == 1:
+            held(job)
+        elif job.data == "last":
+            begun.append(job.attempts)
+
+    with works("threads", database.dsn) as made:
+        running = made.start(handler=handle, concurrency=1, lease_for=1)
+        held.wait()
+        over = "select lease_until + '0.5 s' < clock_timestamp() from queue_job where data = '\"last\"'"
+        wait_for(lambda: conn.execute(over).fetchone() == (True,))
+        held.go_on.set()
+        wait_for(lambda: begun)
+        running.stop()
+    assert begun == [2]
 
 
 def test_a_job_that_was_done_when_its_lease_was_lost_is_told(at_work, queue, held, conn, caplog):
