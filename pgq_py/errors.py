@@ -157,6 +157,7 @@ _LOST = (
     "If it was closed for idling in a transaction, the work is too long for one: keep transactions short, or lease "
     "the job (queue.lease)"
 )
+_UNREACHED = "there is no connection to PostgreSQL: check the address, and whether the server runs and lets you in"
 _PREPARED = "through a pooler such as PgBouncer, connect with prepare_threshold=None"
 # By SQLSTATE: our class, where there is one, and what to do.
 _KNOWN: dict[str, tuple[type[Error] | None, str]] = {
@@ -241,6 +242,8 @@ def translate(
     elif state in _GONE or (lost and known is None):
         unknown = committing and state not in _ROLLED_BACK
         known, remedy = (CommitUnknown, _UNKNOWN) if unknown else (ConnectionLost, _LOST)
+        if error.pgconn is not None:  # of an attempt to connect
+            remedy = _UNREACHED
     elif known is NotAllowed and advice is not None and not error.diag.message_hint:
         remedy = advice()
     ours = _class_for(error) if known is None else known

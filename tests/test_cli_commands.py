@@ -9,6 +9,7 @@ import re
 import select
 import shlex
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -375,6 +376,57 @@ def test_what_was_not_taken_leaves_no_file(run, conn, tmp_path):
     assert value(conn, "select queue_count('apples')") == 1
 
 
+def test_nothing_is_taken_when_the_disk_does_not_confirm(run, conn, tmp_path, monkeypatch):
+    def fail(fd: int) -> None:
+        if stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(5, "Input/output error")
+
+    conn.execute("select queue_put('apples', '1')")
+    monkeypatch.setattr(os, "fsync", fail)
+    assert (
+        "Input/output error" in run("export", "apples", "--take", "--output", tmp_path / "apples.jsonl", code=1).stderr
+    )
+    assert list(tmp_path.iterdir()) == []
+    assert value(conn, "select queue_count('apples')") == 1
+
+
+WAIT_AT_COMMIT = """
+    create function wait_at_commit() returns trigger language plpgsql as $$
+    begin perform pg_advisory_xact_lock(4711); return null; end $$;
+    create constraint trigger wait_at_commit after delete on queue_job deferrable initially deferred
+    for each row execute function wait_at_commit();
+"""
+
+
+@pytest.mark.parametrize("what", ["the process is killed", "the session is terminated"])
+def test_whatever_happens_at_the_commit_the_file_is_whole_before(run, database, conn, tmp_path, what):
+    fill(conn)
+    conn.execute("select queue_complete('apples', id, receipt) from queue_job where receipt is not null")
+    before = told(conn)
+    conn.execute(WAIT_AT_COMMIT)
+    holder = database.connect()
+    holder.execute("select pg_advisory_lock(4711)")
+    file = tmp_path / "apples.jsonl"
+    process = Process(database, "export", "apples", "--take", "--output", str(file))
+    pid = _until(conn, "select max(pid) from pg_locks where locktype = 'advisory' and objid = 4711 and not granted")
+    # It waits in its commit. The file has everything.
+    assert json.loads(file.read_text().splitlines()[-1]) == {"end": True, "jobs": 7, "dead": 1}
+    if what == "the process is killed":
+        process.process.kill()
+        holder.execute("select pg_advisory_unlock(4711)")
+        process.end()
+        _until(conn, "select count(*) = 0 from pg_stat_activity where pid = %s", pid)
+        assert told(conn) == [[], []]
+    else:
+        conn.execute("select pg_terminate_backend(%s)", [pid])
+        code, stderr = process.end()
+        assert code == 1
+        assert b"Whether the jobs were removed can't be said" in stderr
+        assert told(conn) == before
+    run("import", file, "--queue", "pears")
+    assert told(conn, queue="pears") == before
+
+
 # The database
 
 
@@ -604,10 +656,12 @@ def test_control_c_is_exit_code_130(database, orchard, args):
     assert (code, stderr.strip()) == (130, b"Interrupted")
 
 
-def _until(conn: psycopg.Connection[Any], query: str) -> None:
+def _until(conn: psycopg.Connection[Any], query: str, *params: Any) -> Any:
+    """What a query gives, when it gives something that is true."""
     deadline = time.monotonic() + PATIENCE
-    while not value(conn, query):
+    while not (found := value(conn, query, *params)):
         assert time.monotonic() < deadline, query
+    return found
 
 
 class Terminal:

@@ -57,6 +57,15 @@ CALLS = {
     ],
     "jobs in a get": ["select queue_get('apples', {0})", "select queue_get_any('{{apples, pears}}', {0})"],
     "jobs in a lease": ["select queue_lease('apples', {0})", "select queue_lease_any('{{apples, pears}}', {0})"],
+    "jobs in a queue_export": [
+        "select queue_export('apples', count => {0})",
+        "select queue_export('apples', count => {0}, dead => true)",
+        "select queue_export('apples', count => {0}, take => true)",
+    ],
+    "jobs in a queue_import": [
+        "select count(*) from queue_import('apples', array_fill('{{}}'::jsonb, array[{0}]), "
+        "array_fill('1'::jsonb, array[{0}]), append => true)",
+    ],
     "progress": ["select queue_progress('apples', 1, gen_random_uuid(), progress => '{0}')"],
 }
 # Those that are no number, and those that need a job.
