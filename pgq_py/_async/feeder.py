@@ -172,8 +172,9 @@ class AsyncFeeder(AsyncConsumer):
         if self.over:
             self._hand.add_to_return(jobs)
             return
-        self._on_lease(min(job.lease_for.total_seconds() for job in jobs if job.lease_for is not None))
-        for suspect in jobs:
+        self._on_lease(min({job.lease_for for job in jobs if job.lease_for is not None}).total_seconds())
+        # Most were never tried, and to read their columns would be half of the work.
+        for suspect in [job for job in jobs if job._taken.raw("last_error") is not None]:
             if await self._may_crash(suspect):
                 await self._run_alone(suspect, jobs)
                 return

@@ -83,7 +83,9 @@ class AsyncHand:
 
     def decide(self, job: AsyncJob, verdict: Verdict | None) -> bool:
         """Say what becomes of a job; False if somebody has done so before."""
-        if not self.claim(job):
+        try:
+            self.open.remove(job)
+        except KeyError:
             return False
         self.settle.put((job, verdict))
         if self._wanted is not None:

@@ -110,6 +110,7 @@ class AsyncWorker:
         self._strict, self._burst, self._max_jobs = strict, burst, max_jobs
         self._consumer = consumer
         self._caller = AsyncCaller((*pq.hooks, *hooks))
+        self._call = self._caller.call
         self._retries = Retries()
         self._hand = AsyncHand(concurrency, prefetch)
         self._commands: AsyncChannel[str | BaseException] = AsyncChannel()
@@ -331,52 +332,48 @@ class AsyncWorker:
             self._commands.put(_ENDED)
 
     async def _run_each(self) -> None:
+        # As few calls as can be: with empty handlers most of the time is spent here.
         hand = self._hand
-        while (job := await hand.begin.get()) is not None:
+        get, waiting, decide = hand.begin.get, hand.waiting, hand.decide
+        while (job := await get()) is not None:
             try:
-                hand.waiting.remove(job)
+                waiting.remove(job)
             except KeyError:
                 continue  # was returned, or is lost
             begun = hand.begun_at = monotonic()
             if begun > job._until:  # while the server was out of reach
-                hand.decide(job, RELEASE)
+                decide(job, RELEASE)
                 continue
-            verdict = await self._outcome(job)
+            verdict: Verdict | None = None
+            task: AsyncTask[..., Any] | None = None
+            try:
+                if self._handler is not None:
+                    await self._call(self._handler, self._is_coroutine, job)
+                else:
+                    task = self.pq.tasks.of(job)
+                    await self._call(task.run, task.is_coroutine, job)
+            except BaseException as error:
+                verdict = self._failed(job, task, error)
             hand.took(monotonic() - begun)
-            if not hand.decide(job, verdict):
+            if not decide(job, verdict):
                 log.warning(
                     "what came of job %s of queue %r is dropped: its lease was lost, or it was returned",
                     job.id, job.queue, extra=about(job),
                 )  # fmt: skip
 
-    async def _outcome(self, job: AsyncJob) -> Verdict | None:
-        """Do the job; gives how it failed, or None."""
-        task: AsyncTask[..., Any] | None = None
-        try:
-            if self._handler is not None:
-                await self._caller.call(self._handler, self._is_coroutine, job)
-            else:
-                task = self.pq.tasks.of(job)
-                await self._caller.call(task.run, task.is_coroutine, job)
-            return None
-        except (UnknownTask, PayloadError) as error:
-            if task is None and self._handler is None:
-                return self._failed(job, None, error, Verdict(str(error), bury=True))
-            return self._failed(job, task, error, (task or self._retries).verdict(error))
-        except BaseException as error:
-            return self._failed(job, task, error, (task or self._retries).verdict(error))
-
-    def _failed(
-        self, job: AsyncJob, task: AsyncTask[..., Any] | None, error: BaseException, verdict: Verdict
-    ) -> Verdict:
+    def _failed(self, job: AsyncJob, task: AsyncTask[..., Any] | None, error: BaseException) -> Verdict:
+        """How the job failed."""
         if job in self._hand.open:
-            name = None if task is None else task.name
             log.warning(
                 "job %s of queue %r failed in attempt %s: %s",
                 job.id, job.queue, job.attempts, type(error).__name__,
-                exc_info=error, extra=about(job, name),
+                exc_info=error, extra=about(job, None if task is None else task.name),
             )  # fmt: skip
-        return verdict
+        if task is not None:
+            return task.verdict(error)
+        if self._handler is None and isinstance(error, UnknownTask | PayloadError):
+            return Verdict(str(error), bury=True)
+        return self._retries.verdict(error)
 
     def _lease_of(self, job: AsyncJob) -> timedelta | None:
         if self._handler is None:

@@ -104,26 +104,33 @@ class Settler(_Line):
 
     def tell(self, outcomes: Iterable[Outcome]) -> None:
         """Tell the server these."""
+        done: dict[str, list[Job]] = {}
         groups: dict[tuple[Hashable, ...], tuple[list[Job], list[str]]] = {}
         settled = []
         for job, verdict in outcomes:
             if job._settled:  # by the handler
                 settled.append(job)
-                continue
-            kind = (job.queue, verdict) if verdict is None or verdict is RELEASE else (job.queue, *verdict[1:])
-            jobs, messages = groups.setdefault(kind, ([], []))
-            jobs.append(job)
-            if verdict is not None:
+            elif verdict is None:
+                found = done.get(job.queue)
+                if found is None:
+                    done[job.queue] = [job]
+                else:
+                    found.append(job)
+            else:
+                kind = (job.queue, verdict) if verdict is RELEASE else (job.queue, *verdict[1:])
+                jobs, messages = groups.setdefault(kind, ([], []))
+                jobs.append(job)
                 messages.append(verdict.message)
         if settled:
             self._hand.settled(settled)
+        groups |= {(queue, None): (jobs, []) for queue, jobs in done.items()}
         for (_, *what), (jobs, messages) in groups.items():
             for start in range(0, len(jobs), BATCH):
                 part = slice(start, start + BATCH)
                 self._settle(what, jobs[part], messages[part])
 
     def _settle(self, what: list[Hashable], jobs: list[Job], messages: list[str]) -> None:
-        ids, receipts = [job.id for job in jobs], [job._held() for job in jobs]
+        ids, receipts = [job.id for job in jobs], [job._receipt or b"" for job in jobs]
         queue, calls = jobs[0].queue, self._calls
         is_unknown = is_plain = False
         while True:
