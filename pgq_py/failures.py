@@ -33,6 +33,9 @@ class Retry(Error):
         message: why; kept with the job.
     """
 
+    retry_in: timedelta | None = None
+    """After how long; None: as the queue says."""
+
     def __init__(self, retry_in: Duration | None = None, message: str = "the task asked for another attempt") -> None:
         super().__init__(message)
         self.retry_in = length("retry_in", retry_in)
@@ -87,7 +90,7 @@ class Retries:
         """What becomes of a job whose attempt has ended with this exception."""
         if isinstance(error, Retry | Bury):
             # What was raised by will needs no traceback, but that of its cause.
-            message = str(error) if error.__cause__ is None else describe(error)
+            message = _words(error) if error.__cause__ is None else describe(error)
             return Verdict(message, error.retry_in) if isinstance(error, Retry) else Verdict(message, bury=True)
         for kind in type(error).__mro__:
             if kind in self._buried:
@@ -110,7 +113,17 @@ def is_interruption(error: BaseException) -> bool:
 
 def describe(error: BaseException) -> str:
     """The last lines of its traceback."""
-    return _tail(traceback.format_exception(error))
+    try:
+        return _tail(traceback.format_exception(error))
+    except Exception:  # what a class of the user's does when it is asked
+        return type(error).__name__
+
+
+def _words(error: BaseException) -> str:
+    try:
+        return str(error) or type(error).__name__
+    except Exception:
+        return describe(error)
 
 
 def _tail(parts: list[str]) -> str:

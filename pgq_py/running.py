@@ -141,18 +141,34 @@ class Strand:
         return not self._thread.is_alive()
 
 
-async def _within(hooks: Sequence[Hook], job: Any, function: Callable[[Any], Any]) -> None:
-    """Run a coroutine function, in the contexts that hooks give: asynchronous ones and others."""
-    async with AsyncExitStack() as stack:
-        for hook in hooks:
-            context = hook(job)
-            if hasattr(context, "__aenter__"):
-                await stack.enter_async_context(context)
-            else:
-                stack.enter_context(context)
-        result = function(job)
-        if isawaitable(result):
-            await result
+async def _outcome(hooks: Sequence[Hook], job: Any, function: Callable[[Any], Any]) -> BaseException | None:
+    """Run a coroutine function, in the contexts that hooks give: asynchronous ones and others.
+
+    Gives what it raised: as a value, for a task that raises SystemExit ends its loop, and GeneratorExit whoever
+    awaits it.
+    """
+    try:
+        async with AsyncExitStack() as stack:
+            for hook in hooks:
+                context = hook(job)
+                if hasattr(context, "__aenter__"):
+                    await stack.enter_async_context(context)
+                else:
+                    stack.enter_context(context)
+            result = function(job)
+            if isawaitable(result):
+                await result
+    except BaseException as error:
+        return error
+    return None
+
+
+def _raise(error: BaseException | None) -> None:
+    try:
+        if error is not None:
+            raise error
+    finally:
+        del error  # or its traceback would hold this frame, and the frame the error
 
 
 class AsyncCaller:
@@ -167,12 +183,8 @@ class AsyncCaller:
         """Call it with the job, to its end."""
         if not is_coroutine:
             function = self._in_thread(function)
-        if self._hooks:
-            await _within(self._hooks, job, function)
-        else:
-            result = function(job)
-            if isawaitable(result):
-                await result
+        # In a task of its own: what it sets in its context, or does to its task, is over when the job is.
+        _raise(await asyncio.ensure_future(_outcome(self._hooks, job, function)))
 
     def _in_thread(self, function: Callable[[Any], Any]) -> Callable[[Any], Awaitable[None]]:
         # Not asyncio's executor: it has few threads, and the process would wait for a handler that never ends.
@@ -183,7 +195,8 @@ class AsyncCaller:
                 self._threads += 1
                 threading.Thread(target=self._work, name="pgq_py handler", daemon=True).start()
             self._calls.put((future, copy_context(), function, job))
-            result = await future
+            result, error = await future
+            _raise(error)
             if isawaitable(result):
                 await result
 
@@ -203,14 +216,8 @@ class AsyncCaller:
 
     def _deliver(self, future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
         self._busy -= 1
-        if future.done():
-            return
-        if error is None:
-            future.set_result(result)
-        elif isinstance(error, StopIteration):  # which no future takes
-            future.set_exception(RuntimeError("the handler raised StopIteration"))
-        else:
-            future.set_exception(error)
+        if not future.done():
+            future.set_result((result, error))
 
     @property
     def is_busy(self) -> bool:
@@ -240,26 +247,32 @@ class Caller:
     def call(self, function: Callable[[Any], Any], is_coroutine: bool, job: Any) -> None:
         """Call it with the job, to its end."""
         if is_coroutine:
-            self._on_loop(_within(self._hooks, job, function))
-            return
-        if self._hooks:
-            with ExitStack() as stack:
-                for hook in self._hooks:
-                    stack.enter_context(hook(job))
-                result = function(job)
+            self._on_loop(self._hooks, job, function)
         else:
-            result = function(job)
-        if result is not None and isawaitable(result):
-            self._on_loop(_awaited(result))
+            # What it sets in its context is over when the job is.
+            copy_context().run(self._here, function, job)
 
-    def _on_loop(self, coroutine: Any) -> None:
+    def _here(self, function: Callable[[Any], Any], job: Any) -> None:
+        if not self._hooks:
+            self._await(function(job))
+            return
+        with ExitStack() as stack:
+            for hook in self._hooks:
+                stack.enter_context(hook(job))
+            self._await(function(job))
+
+    def _await(self, result: Any) -> None:
+        if result is not None and isawaitable(result):
+            self._on_loop((), None, lambda _: result)
+
+    def _on_loop(self, hooks: Sequence[Hook], job: Any, function: Callable[[Any], Any]) -> None:
         with self._lock:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
                 threading.Thread(target=_turn, args=[self._loop], name="pgq_py coroutines", daemon=True).start()
-            future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+            future = asyncio.run_coroutine_threadsafe(_outcome(hooks, job, function), self._loop)
         try:
-            future.result()
+            _raise(future.result())
         except FutureCancelled:
             raise asyncio.CancelledError("the coroutine was cancelled") from None
 
@@ -281,15 +294,15 @@ class Caller:
 
 
 def _turn(loop: asyncio.AbstractEventLoop) -> None:
+    is_stopped = False
     try:
-        loop.run_forever()
+        while not is_stopped:
+            with suppress(SystemExit, KeyboardInterrupt):  # of a task, which would end all others
+                loop.run_forever()
+                is_stopped = True
         loop.run_until_complete(loop.shutdown_asyncgens())
     finally:
         loop.close()
-
-
-async def _awaited(result: Any) -> None:
-    await result
 
 
 async def _cancel_all() -> None:
