@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import sys
 from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any
 
+import psycopg_pool
 import pytest
 from working import Works, works
+from worlds import PATIENCE
 
-from pgq_py import PQ, Bury, Retry
+from pgq_py import PQ, Bury, Retry, Worker
 
 STYLES = pytest.mark.parametrize("style", ["function", "coroutine"])
 
@@ -146,6 +149,27 @@ def test_a_transaction_that_a_handler_leaves_open_is_not_the_next_jobs(at_work, 
     assert [job.data for job in queue.list(scheduled=True)] == ["put"]
 
 
+def test_a_runner_that_fails_ends_the_worker_with_its_error(at_work, queue):
+    """What it does with an error is the log's matter: one that raises."""
+
+    def refuse(record: logging.LogRecord) -> bool:
+        if "failed" in record.getMessage():
+            raise LookupError("no log")
+        return True
+
+    queue.put("not a task")
+    logger = logging.getLogger("pgq_py.worker")
+    logger.addFilter(refuse)
+    try:
+        running = at_work.start(grace=10 * PATIENCE)
+        with pytest.raises(LookupError, match="no log"):
+            running.end()
+        running.error = None
+    finally:
+        logger.removeFilter(refuse)
+    assert running.worker.ended_by == "LookupError"
+
+
 # Hooks.
 
 
@@ -174,3 +198,22 @@ def test_hooks_are_around_what_a_function_gives_to_be_awaited(at_work, queue):
     queue.put(1)
     at_work.run(handler=lambda job: inner(), hooks=[around])
     assert seen == ["in", "awaited", "out"]
+
+
+# What is refused.
+
+
+def test_a_generator_is_no_handler_since_to_call_it_does_nothing():
+    def handle(job: Any) -> Iterator[None]:
+        yield
+
+    with pytest.raises(TypeError, match="generator"):
+        Worker(PQ("postgresql://localhost/nowhere"), "apples", handler=handle)
+
+
+def test_it_works_on_a_pool_without_a_limit(database, queue):
+    queue.put(1)
+    done: list[Any] = []
+    with psycopg_pool.NullConnectionPool(database.dsn, open=True) as pool, PQ(pool=pool) as pq:
+        Worker(pq, "apples", handler=done.append, burst=True).run()
+    assert len(done) == 1

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..errors import PayloadError, UnknownTask
 from ..failures import Retries, Verdict
+from ..functions import is_coroutine
 from ..resident import resident
 from ..running import Caller, Channel, Hook, Strand, signalled
 from ..times import Duration, length
@@ -69,7 +69,7 @@ class Worker:
 
     Raises:
         ValueError: a number that makes no sense, or no queue.
-        TypeError: a handler that can't be called.
+        TypeError: a handler that can't be called, or is a generator.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class Worker:
         self.is_stuck = False
         """Whether `run` has returned while a handler runs that can't be ended."""
         self._handler = handler
-        self._is_coroutine = inspect.iscoroutinefunction(handler)
+        self._is_coroutine = handler is not None and is_coroutine(handler)
         self._lease_for = length("lease_for", lease_for)
         self._strict, self._burst, self._max_jobs = strict, burst, max_jobs
         self._consumer = consumer
@@ -186,7 +186,7 @@ class Worker:
 
     def _check(self, source: Source) -> None:
         size = getattr(getattr(source, "_pool", None), "max_size", inf)
-        if size < 3:
+        if 0 < size < 3:  # 0 is no limit
             raise ValueError(f"a worker needs three connections, and more for what it does: the pool has {size}")
         # Not on a host's connection, which would stay in a transaction.
         session = Session(source)
@@ -329,6 +329,8 @@ class Worker:
     def _run_jobs(self) -> None:
         try:
             self._run_each()
+        except Exception as error:
+            self._commands.put(error)  # first: what comes first is what ends the worker
         finally:
             self._commands.put(_ENDED)
 

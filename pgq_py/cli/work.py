@@ -137,7 +137,7 @@ def _work(target: str, reload: bool, log: tuple[str, bool], options: dict[str, A
         port += int(os.environ.get("PGQ_PY_NUMBER", 0))
     try:
         worker = _worker(target, **options)
-    except (work.NotFound, ValueError) as error:
+    except (work.NotFound, ValueError, TypeError) as error:
         click.echo(f"Error: {error}", err=True)
         return USAGE
     except work.Broken as error:
