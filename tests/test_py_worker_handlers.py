@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import sys
+import threading
 from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any
@@ -217,3 +218,36 @@ def test_it_works_on_a_pool_without_a_limit(database, queue):
     with psycopg_pool.NullConnectionPool(database.dsn, open=True) as pool, PQ(pool=pool) as pq:
         Worker(pq, "apples", handler=done.append, burst=True).run()
     assert len(done) == 1
+
+
+# Leases.
+
+
+def test_a_row_that_a_handler_has_locked_costs_no_other_job_its_lease(at_work, queue):
+    """Its heartbeat would wait for that transaction, and with it all others."""
+    queue.configure(lease_for="0.9s")
+    over, lost = threading.Event(), []
+
+    def handle(job: Any) -> None:
+        if job.data == "locks":
+            with job._queue:
+                job.progress(1)
+                assert over.wait(PATIENCE)
+        else:
+            assert not threading.Event().wait(2.5)
+            lost.append(job.lost)
+            over.set()
+
+    async def coroutine(job: Any) -> None:
+        if job.data == "locks":
+            async with job._queue:
+                await job.progress(1)
+                await asyncio.to_thread(over.wait, PATIENCE)
+        else:
+            await asyncio.sleep(2.5)
+            lost.append(job.lost)
+            over.set()
+
+    queue.put_many(["locks", "works"])
+    at_work.run(handler=handle if at_work.kind == "threads" else coroutine, concurrency=2)
+    assert lost == [False]

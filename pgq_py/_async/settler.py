@@ -218,9 +218,9 @@ class AsyncPulse(_Line):
             assert lease is not None  # of a leased job
             seconds, left = lease.total_seconds(), job._until - now
             self._every = min(self._every, seconds / 3)
-            # Those that would be past the half of it at the next beat, or whose task says less. In a transaction of
-            # the handler's that settles a job its row is locked: all others would wait.
-            if not seconds / 2 + self._every <= left <= 1.5 * seconds and not job._settled:
+            # Those that would be past the half of it at the next beat, or whose task says less. For a row that a
+            # transaction of the handler's has locked all others would wait.
+            if not (seconds / 2 + self._every <= left <= 1.5 * seconds or job._settled or job._is_locked):
                 groups.setdefault((job.queue, lease), []).append(job)
         for (queue, lease), jobs in groups.items():
             await self._extend(queue, lease, jobs)
