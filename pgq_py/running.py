@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import threading
 from collections import deque
@@ -315,26 +316,73 @@ async def _cancel_all() -> None:
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
+# Whether workers here hear them.
+_is_signalled = False
+_forking = threading.local()
+
+
+# A process that a handler forks must hear them by itself: it was deaf, or told the loop that it shares. They are held
+# back meanwhile, so that it misses none.
+
+
+def _hold_signals() -> None:
+    _forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+
+def _let_signals_go() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _forking.mask)
+
+
+def _forget_signals() -> None:
+    if _is_signalled:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    _let_signals_go()
+
+
+os.register_at_fork(before=_hold_signals, after_in_parent=_let_signals_go, after_in_child=_forget_signals)
+
+
+@contextmanager
+def _forgotten_in_children() -> Iterator[None]:
+    global _is_signalled
+    _is_signalled = True
+    try:
+        yield
+    finally:
+        _is_signalled = False
+
 
 @contextmanager
 def async_signalled(function: Callable[[], None], wanted: bool) -> Iterator[None]:
     """While the block runs, SIGTERM and SIGINT call the function."""
+    if not wanted:
+        yield
+        return
     loop = asyncio.get_running_loop()
-    for number in SIGNALS if wanted else ():
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    for number in SIGNALS:
         loop.add_signal_handler(number, function)
     try:
-        yield
+        with _forgotten_in_children():
+            yield
     finally:
-        for number in SIGNALS if wanted else ():
+        for number, handler in before.items():
             loop.remove_signal_handler(number)
+            signal.signal(number, handler)
 
 
 @contextmanager
 def signalled(function: Callable[[], None], wanted: bool) -> Iterator[None]:
     """While the block runs, SIGTERM and SIGINT call the function: from the main thread only."""
-    before = {number: signal.signal(number, lambda *_: function()) for number in SIGNALS if wanted}
-    try:
+    if not wanted:
         yield
+        return
+    before = {number: signal.signal(number, lambda *_: function()) for number in SIGNALS}
+    try:
+        with _forgotten_in_children():
+            yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

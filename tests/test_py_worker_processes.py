@@ -310,6 +310,17 @@ def test_a_hang_up_gives_each_process_a_successor(work, queue, ledger):
     assert process.stop() == 0
 
 
+@pytest.mark.parametrize("app", APPS)
+def test_a_handler_that_forks_may_end_its_child_and_nobody_else(work, queue, ledger, conn, app):
+    """Forked with the worker's handlers, the child was deaf, or its signal was the worker's."""
+    ids = queue.put_many([{"task": "fork"}, *notes(1)])
+    process = work(app, "--concurrency", "1", "--burst", "--grace", "1")
+    assert process.end() == 0, process.log
+    assert "ends: stop" not in process.log
+    assert ledger(f"child {-signal.SIGTERM}")
+    assert account(conn, ledger, ids) == (2, 0)
+
+
 # What a service manager sees.
 
 

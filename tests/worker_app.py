@@ -6,6 +6,8 @@ What was done is written into the table `ledger`, at once and in a transaction o
 from __future__ import annotations
 
 import os
+import signal
+import sys
 import threading
 from typing import Any
 
@@ -48,6 +50,26 @@ def grow(job: Any, size: int) -> None:
     """A job that leaves so many bytes behind."""
     kept.append(b"x" * size)
     write(job, "done")
+
+
+@queue.task(name="fork", bind=True)
+def fork(job: Any) -> None:
+    """A job that forks and ends its child."""
+    child = os.fork()
+    if child == 0:
+        signal.pause()
+        os._exit(0)
+    os.kill(child, signal.SIGTERM)
+    write(job, f"child {os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])}")
+    write(job, "done")
+
+
+@queue.task(name="close", bind=True)
+def close(job: Any) -> None:
+    """A job that closes what it did not open, and never ends."""
+    sys.stdout.close()
+    write(job, "begun")
+    threading.Event().wait()
 
 
 kept: list[bytes] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from typing import Any
 
 import psycopg
@@ -39,3 +40,16 @@ async def crash(job: Any) -> None:
     """A job that ends its process."""
     await write(job, "begun")
     os._exit(9)
+
+
+@queue.task(name="fork", bind=True)
+async def fork(job: Any) -> None:
+    """A job that forks and ends its child."""
+    child = os.fork()
+    if child == 0:
+        signal.pause()
+        os._exit(0)
+    os.kill(child, signal.SIGTERM)
+    _, status = await asyncio.to_thread(os.waitpid, child, 0)
+    await write(job, f"child {os.waitstatus_to_exitcode(status)}")
+    await write(job, "done")
