@@ -42,7 +42,7 @@ class Child:
     def __init__(self, number: int, folder: Path) -> None:
         self.number = number
         self.process: subprocess.Popen[bytes] | None = None
-        self.is_ready = self.is_over = self.is_asked = False
+        self.is_ready = self.is_over = self.is_asked = self.was_ready = False
         self.code = 0
         self._pause = RETRY_FIRST
         self._started_at = self.start_at = 0.0
@@ -78,7 +78,8 @@ class Child:
             while True:
                 said = self._hearing.recv(4096).decode().splitlines()
                 self.lived_at = monotonic()
-                self.is_ready = self.is_ready or "READY=1" in said
+                if "READY=1" in said:
+                    self.is_ready = self.was_ready = True
 
     def look(self, is_stopping: bool) -> None:
         """See whether it has ended, and when to start the next."""
@@ -86,17 +87,19 @@ class Child:
             return
         self.process, self.code = None, code
         is_meant = self.is_asked or code == AGAIN
-        if is_stopping or code == WRONG or (code == 0 and not is_meant):
+        # What was right once may be again: code that is just being replaced.
+        is_wrong = code == WRONG and not self.was_ready
+        if is_stopping or is_wrong or (code == 0 and not is_meant):
             self.is_over = True
-        elif is_meant:
+            if code == -signal.SIGTERM:
+                self.code = 0  # ours, before it could hear it
+            return
+        if self.is_asked or monotonic() - self._started_at > RECOVERED:
             self._pause = RETRY_FIRST
-            self.start_at = 0.0
-        else:
-            if monotonic() - self._started_at > RECOVERED:
-                self._pause = RETRY_FIRST
-            pause = jitter(self._pause)
-            self._pause = min(RETRY_LAST, 2 * self._pause)
-            self.start_at = monotonic() + pause
+        pause = 0.0 if self.is_asked else jitter(self._pause)
+        self._pause = min(RETRY_LAST, 2 * self._pause)
+        self.start_at = monotonic() + pause
+        if not is_meant:
             how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"has failed with exit code {code}"
             log.error("worker process %s %s; the next starts in %.1f s", self.number, how, pause)
 
@@ -179,7 +182,8 @@ class Supervisor:
 
     def _on_signal(self, number: int) -> None:
         if number == signal.SIGHUP:
-            self._hang_up = [child for child in self._children if not child.is_over]
+            if not self._stops:  # to those that end it would be the second signal
+                self._hang_up = [child for child in self._children if not child.is_over]
             return
         self._stops += 1
         if self._stops == 1:
@@ -189,7 +193,8 @@ class Supervisor:
         else:
             self._kill_at = min(self._kill_at, monotonic() + EXTRA)
         for child in self._children:
-            child.is_over = child.is_over or child.process is None
+            if not child.is_over and child.process is None:
+                child.is_over, child.code = True, 0
         self._send(signal.SIGTERM)
 
     def _hand_over(self) -> None:

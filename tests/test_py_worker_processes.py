@@ -22,7 +22,7 @@ from conftest import ROOT
 from working import wait_for
 from worlds import PATIENCE
 
-from pgq_py import PQ
+from pgq_py import PQ, supervisor
 from pgq_py._sync.feeder import RAN_OUT
 from pgq_py._sync.listener import POLL
 
@@ -308,6 +308,49 @@ def test_a_hang_up_gives_each_process_a_successor(work, queue, ledger):
     wait_for(lambda: queue.count(scheduled=True) == 0)
     assert len({pid for _, pid in ledger()} - before) == 2
     assert process.stop() == 0
+
+
+def test_a_hang_up_does_not_shorten_the_grace(work, queue, conn, ledger):
+    """A terminal that is closed says both."""
+    ids = queue.put_many(notes(1, 1.0))
+    process = work("worker_app", "--processes", "1", "--max-memory", "1G")
+    wait_for(lambda: ledger("begun"))
+    process.signal(signal.SIGTERM)
+    process.wait_for("ends: stop")
+    process.signal(signal.SIGHUP)
+    assert process.end() == 0
+    assert account(conn, ledger, ids) == (1, 0)
+
+
+def test_code_that_became_wrong_replaces_no_process_more(work, queue, ledger, tmp_path):
+    app = tmp_path / "changing_app.py"
+    app.write_text((TESTS / "worker_app.py").read_text())
+    process = work("changing_app", "--processes", "2")
+    wait_for(lambda: process.log.count("works on") == 2)
+    app.write_text("")  # no PQ: exit code 2
+    process.signal(signal.SIGHUP)
+    process.wait_for("has failed with exit code 2; the next starts in")
+    queue.put_many(notes(2))
+    wait_for(lambda: len(ledger()) == 2)
+    assert process.stop() == 0
+
+
+def test_a_process_that_asks_for_the_next_at_once_waits_ever_longer(tmp_path):
+    """As with a limit of memory below what the imports need."""
+    child = supervisor.Child(0, tmp_path)
+    parent, ours = os.pipe()
+    try:
+        for _ in range(8):
+            child.start([sys.executable, "-S", "-c", f"raise SystemExit({supervisor.AGAIN})"], os.environ, parent)
+            assert child.process is not None
+            child.process.wait(PATIENCE)
+            child.look(is_stopping=False)
+    finally:
+        child.close()
+        os.close(parent)
+        os.close(ours)
+    assert not child.is_over
+    assert child.start_at > monotonic() + 1
 
 
 @pytest.mark.parametrize("app", APPS)
