@@ -8,9 +8,11 @@ import inspect
 import json
 import logging
 import os
+import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from time import monotonic
@@ -34,6 +36,27 @@ class Broken(Exception):
     """The code can't be imported; the text is the traceback."""
 
 
+class Stopped(SystemExit):
+    """SIGTERM came before the worker could hear it."""
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """While the block runs, SIGTERM ends the process with exit code 0; until a worker hears it.
+
+    Without a handler process 1 of a container would not hear it at all.
+    """
+
+    def stop(number: int, frame: object) -> None:
+        raise Stopped(0)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def load(target: str) -> tuple[PQ | AsyncPQ | None, Callable[..., Any] | None]:
     """The PQ and the handler that `module`, `module:pq` or `module:handler` names.
 
@@ -51,7 +74,9 @@ def load(target: str) -> tuple[PQ | AsyncPQ | None, Callable[..., Any] | None]:
     sys.path.insert(0, str(Path.cwd()))
     try:
         module = import_module(name)
-    except Exception as error:
+    except Stopped:
+        raise
+    except (Exception, SystemExit) as error:  # a program, which would seem to have done its work
         if isinstance(error, ModuleNotFoundError) and (name + ".").startswith(f"{error.name}."):
             raise NotFound(f"there is no module {error.name!r} in {Path.cwd()} or where Python looks") from None
         raise Broken(traceback.format_exc()) from error
@@ -182,12 +207,16 @@ def exit_code(worker: Worker | AsyncWorker) -> int:
 
 def leave_now(code: int) -> NoReturn:
     """End the process without waiting for threads."""
-    logging.getLogger("pgq_py.worker").warning("ends while a handler runs that can't be ended: its job was returned")
-    atexit._run_exitfuncs()
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    try:
+        logging.getLogger("pgq_py.worker").warning(
+            "ends while a handler runs that can't be ended: its job was returned"
+        )
+        atexit._run_exitfuncs()
+        logging.shutdown()
+        sys.stderr.flush()
+        sys.stdout.flush()
+    finally:  # whatever the handler has closed
+        os._exit(code)
 
 
 class JSONLines(logging.Formatter):
@@ -207,7 +236,7 @@ class JSONLines(logging.Formatter):
                 line[key] = value
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False)
+        return json.dumps(line, ensure_ascii=False, default=str)
 
 
 def log_to_stderr(level: str, as_json: bool) -> None:

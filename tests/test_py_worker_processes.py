@@ -353,6 +353,16 @@ def test_a_process_that_asks_for_the_next_at_once_waits_ever_longer(tmp_path):
     assert child.start_at > monotonic() + 1
 
 
+@pytest.mark.parametrize("args", [(), ("--processes", "2")])
+def test_told_to_stop_before_it_works_its_exit_code_is_0(work, tmp_path, args):
+    (tmp_path / "slow_app.py").write_text(
+        "import pathlib, os, time\npathlib.Path(f'begun {os.getpid()}').touch()\ntime.sleep(600)\n"
+    )
+    process = work("slow_app", *args)
+    wait_for(lambda: len(list(tmp_path.glob("begun *"))) == (2 if args else 1))
+    assert process.stop() == 0, process.log
+
+
 @pytest.mark.parametrize("app", APPS)
 def test_a_handler_that_forks_may_end_its_child_and_nobody_else(work, queue, ledger, conn, app):
     """Forked with the worker's handlers, the child was deaf, or its signal was the worker's."""
@@ -362,6 +372,14 @@ def test_a_handler_that_forks_may_end_its_child_and_nobody_else(work, queue, led
     assert "ends: stop" not in process.log
     assert ledger(f"child {-signal.SIGTERM}")
     assert account(conn, ledger, ids) == (2, 0)
+
+
+def test_a_handler_that_can_not_be_ended_may_have_closed_stdout(work, queue, conn, ledger):
+    id = queue.put({"task": "close"})
+    process = work("worker_app", "--grace", "0")
+    wait_for(lambda: ledger("begun"))
+    assert process.stop() == 0, process.log
+    assert account(conn, ledger, [id]) == (0, 1)
 
 
 # What a service manager sees.
@@ -456,6 +474,13 @@ def test_code_that_can_not_be_imported_is_told_with_its_traceback(work, queue, t
     assert process.end() == 1
     assert "ZeroDivisionError" in process.log
     assert 'broken_app.py", line 2' in process.log
+
+
+def test_a_program_in_place_of_a_module_is_an_error(work, tmp_path):
+    (tmp_path / "program.py").write_text("import sys\nsys.exit(0)\n")
+    process = work("program")
+    assert process.end() == 1
+    assert 'program.py", line 2' in process.log
 
 
 def test_a_server_that_is_not_there_at_the_beginning_is_an_error(work):

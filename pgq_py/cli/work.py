@@ -118,15 +118,16 @@ def work_command(
         $ pgq-py work app.mail:send --queue mail --processes 4
     """
     from .. import supervisor
-    from ..work import log_to_stderr
+    from ..work import log_to_stderr, stoppable
 
     is_child = supervisor.PARENT in os.environ
     log = log_level.upper(), log_json
     if not is_child and (processes > 1 or reload or max_memory is not None):
         log_to_stderr(*log)
         return supervisor.Supervisor(supervisor.this_command(sys.argv[1:]), processes, grace).run()
-    supervisor.end_with_parent()
-    return _work(target, reload, log, {"max_memory": max_memory, "grace": grace, **options})
+    with stoppable():
+        supervisor.end_with_parent()
+        return _work(target, reload, log, {"max_memory": max_memory, "grace": grace, **options})
 
 
 def _work(target: str, reload: bool, log: tuple[str, bool], options: dict[str, Any]) -> int:
