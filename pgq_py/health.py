@@ -131,6 +131,8 @@ def notify(state: str) -> bool:
     if not address:
         return False
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as link:
+        # Who does not listen must hold nobody up, least of all a loop.
+        link.setblocking(False)
         try:
             # "@" stands for the NUL that such names of Linux begin with.
             link.sendto(state.encode(), "\0" + address[1:] if address.startswith("@") else address)

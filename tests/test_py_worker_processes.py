@@ -22,7 +22,7 @@ from conftest import ROOT
 from working import wait_for
 from worlds import PATIENCE
 
-from pgq_py import PQ, supervisor
+from pgq_py import PQ, health, supervisor
 from pgq_py._sync.feeder import RAN_OUT
 from pgq_py._sync.listener import POLL
 
@@ -383,6 +383,15 @@ def test_a_handler_that_can_not_be_ended_may_have_closed_stdout(work, queue, con
 
 
 # What a service manager sees.
+
+
+def test_a_service_manager_that_does_not_listen_holds_nobody_up(manager, monkeypatch):
+    monkeypatch.setenv("NOTIFY_SOCKET", manager.path)
+    told = 0
+    while told < 100_000 and health.notify("WATCHDOG=1"):
+        told += 1
+    assert 0 < told < 100_000
+    assert manager.hear() == "WATCHDOG=1"
 
 
 class Manager:
