@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -71,7 +72,11 @@ def shortened(text: str, width: int = 60) -> str:
 
 def when(time: datetime | None) -> str:
     """A time here, to the second."""
-    return "" if time is None else f"{time.astimezone():%Y-%m-%d %H:%M:%S}"
+    if time is None:
+        return ""
+    with suppress(OverflowError):  # at the end of the year 9999, which elsewhere is over
+        time = time.astimezone()
+    return f"{time:%Y-%m-%d %H:%M:%S}"
 
 
 def cell(value: Any) -> str:

@@ -142,6 +142,8 @@ def _begin(file: IO[str]) -> tuple[Iterable[str], Header]:
     """All lines, and what the first one says."""
     lines: Iterator[str] = iter(file)
     first = next(lines, "")
+    if not first:
+        raise click.ClickException("there is nothing to import: the input is empty")
     header = read_line(first, 1)
     if not isinstance(header, Header):
         raise click.ClickException(f"{file.name} does not begin as an export does")
