@@ -49,7 +49,7 @@ def get_command(pq: PQ, queue: str, count: int, wait: bool, timeout: timedelta |
         try:
             print_jobs(jobs, as_json)
         except Exception as error:
-            # A full disk, a terminal that lacks a character: not the job's fault, and so no failed attempt of it: just back.
+            # A full disk, an output that lacks a character: not the job's fault, and no failed attempt of it.
             failure = error
             raise psycopg.Rollback from None
     if failure is not None:
