@@ -768,6 +768,18 @@ def test_on_a_terminal_stats_are_watched_live(database, orchard):
     assert terminal.end() == 130
 
 
+def test_on_a_terminal_a_move_shows_how_far_it_is(database, orchard, tmp_path):
+    terminal = Terminal(database, "export", "apples", "--output", str(tmp_path / "apples.jsonl"))
+    assert terminal.end() == 0
+    assert "6 lines written" in terminal.text
+    terminal = Terminal(database, "import", str(tmp_path / "apples.jsonl"), "--queue", "pears")
+    assert terminal.end() == 0
+    assert "6 lines read" in terminal.text
+    terminal = Terminal(database, "export", "apples")
+    assert terminal.end() == 0
+    assert "lines" not in terminal.text
+
+
 # The shell
 
 
