@@ -52,6 +52,10 @@ class Bury(Error):
         super().__init__(reason)
 
 
+class LoopFailed(Exception):
+    """Stands for the exception that has left a loop over jobs, which can't always be reached."""
+
+
 class Verdict(NamedTuple):
     """What becomes of a job whose attempt has failed: the arguments of `job.error`."""
 

@@ -6,6 +6,7 @@ Needs prometheus-client: pip install 'pgq-py[metrics]'.
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from time import perf_counter
@@ -61,11 +62,14 @@ class Collector(BaseCollector):
         if not isinstance(pq, PQ):
             raise TypeError(f"a scrape is synchronous: give the collector a PQ, not {type(pq).__name__}")
         self._pq = pq
+        # Scrapes that wait for a database that does not answer wait here: with a connection each they would use up all.
+        self._asking = threading.Lock()
         self._is_up = True
 
     def collect(self) -> Iterator[Metric]:
         """Ask the database."""
-        queues = self._ask()
+        with self._asking:
+            queues = self._ask()
         yield GaugeMetricFamily("pgq_py_up", "Whether the database could be asked.", value=queues is not None)
         if queues is not None:
             yield from _families(queues)

@@ -84,7 +84,8 @@ class Tracing:
     @contextmanager
     def process(self, job: Job | AsyncJob) -> Iterator[None]:
         """A span around what is done with a job: a worker's hook."""
-        attributes: Attributes = {"messaging.message.id": str(job.id), "messaging.pgq_py.attempt": job.attempts}
+        attempt = job.attempts + (job.receipt is None)  # a lease has counted its own
+        attributes: Attributes = {"messaging.message.id": str(job.id), "messaging.pgq_py.attempt": attempt}
         task = task_of(job)
         if task:
             attributes["messaging.pgq_py.task"] = task

@@ -242,6 +242,17 @@ def test_a_table_shows_no_commands_for_the_terminal_and_is_cut_off(run, conn):
     assert "1 bytes" in text
 
 
+@pytest.mark.parametrize("zone", ["Asia/Tokyo", "America/Lima"])
+def test_a_table_shows_the_last_time_that_there_is(run, monkeypatch, zone):
+    with monkeypatch.context() as there:
+        there.setenv("TZ", zone)
+        time.tzset()
+        run("put", "apples", "1", "--at", "9999-12-31T23:59Z")
+        shown = "9999-12-31 18:59:00" if zone == "America/Lima" else "9999-12-31 23:59:00"
+        assert shown in run("list", "apples", "--scheduled").stdout
+    time.tzset()
+
+
 def test_cancel_names_what_it_did_not_find(run, orchard):
     done = run("cancel", "apples", 1, 99, 2, code=3)
     assert done.stderr == "no job 99 to cancel in 'apples'\n"
@@ -349,7 +360,7 @@ def test_a_queue_is_moved_to_another_database(run, database, conn, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (b"", "line 1 is no line of an export"),
+        (b"", "the input is empty"),
         (b'{"id": 1, "data": "secret"}\n', "does not begin as an export does"),
         (b'{"pgq_py_export": 1, "queue": "apples", "settings": {}}\n', "the end of the file is missing"),
         (b'{"pgq_py_export": 2, "queue": "apples", "settings": {}}\n', "of a newer pgq-py"),
@@ -436,6 +447,8 @@ def test_check_finds_what_keeps_the_queue_from_working(run, database, conn, role
     web = f"{database.dsn} user=web"
     assert "has no right on any queue" in run("check", "--dsn", web, code=4).stdout
     assert "has no right on any queue" in run("version", "--dsn", web).stdout
+    assert [one["installed"] for one in lines(run("version", "--dsn", web, "--json"))] == ["unknown"]
+    assert [one["installed"] for one in lines(run("version", "--schema", "elsewhere", "--json"))] == [None]
     conn.execute("select queue_grant('apples', 'web', 'put')")
     found = run("check", "--dsn", web).stdout
     assert "the role 'web' may: put on apples" in found
@@ -627,6 +640,36 @@ def test_jobs_that_could_not_be_printed_stay_untried(database, conn, to):
     assert value(conn, "select count(*) from queue_list('apples') where attempts = 0") == 2000
 
 
+def test_a_job_with_a_character_that_the_output_lacks_stays_untried(database, orchard):
+    orchard.execute("select queue_put('pears', data_text => '€ 3')")
+    process = Process(database, "get", "pears", environ={"PYTHONIOENCODING": "latin-1"})
+    code, stderr = process.end()
+    assert (code, b"UnicodeEncodeError" in stderr) == (1, True)
+    assert value(orchard, "select attempts from queue_list('pears')") == 0
+
+
+@pytest.mark.parametrize(
+    ("args", "closed", "code", "said"),
+    [
+        ("get apples", ">&-", 1, b"Error: [Errno 9] Bad file descriptor\n"),
+        ("get nothing", ">&-", 3, b""),
+        ("get nothing", "2>&-", 3, b""),
+        ("pause apples", "2>&-", 0, b""),
+        ("get --nonsense", "2>&-", 2, b""),
+        ("clear apples", "<&-", 2, b"There is no terminal to ask on: say --yes\n"),
+        ("import -", "<&-", 1, b"Error: there is nothing to import: the input is empty\n"),
+    ],
+)
+def test_streams_that_the_caller_closed(database, orchard, args, closed, code, said):
+    command = [sys.executable, "-m", "pgq_py.cli", *args.split()]
+    environ = HERE.environ(PGQ_PY_DSN=database.dsn)
+    done = subprocess.run(["sh", "-c", f'exec "$@" {closed}', "sh", *command], env=environ, capture_output=True)
+    assert done.returncode == code, done.stderr
+    assert done.stderr.endswith(said)
+    assert b"Traceback" not in done.stderr
+    assert value(orchard, "select count(*) from queue_list('apples', true) where attempts = 0") == 3
+
+
 def test_get_waits_until_a_job_is_put(database, conn):
     process = Process(database, "get", "apples", "--wait")
     _until(
@@ -723,6 +766,18 @@ def test_on_a_terminal_stats_are_watched_live(database, orchard):
     terminal.read_until("pears")
     terminal.process.interrupt()
     assert terminal.end() == 130
+
+
+def test_on_a_terminal_a_move_shows_how_far_it_is(database, orchard, tmp_path):
+    terminal = Terminal(database, "export", "apples", "--output", str(tmp_path / "apples.jsonl"))
+    assert terminal.end() == 0
+    assert "6 lines written" in terminal.text
+    terminal = Terminal(database, "import", str(tmp_path / "apples.jsonl"), "--queue", "pears")
+    assert terminal.end() == 0
+    assert "6 lines read" in terminal.text
+    terminal = Terminal(database, "export", "apples")
+    assert terminal.end() == 0
+    assert "lines" not in terminal.text
 
 
 # The shell

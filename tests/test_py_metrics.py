@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from time import monotonic
 from typing import Any
 from urllib.request import urlopen
 
@@ -19,11 +20,14 @@ import pytest
 import yaml
 from checkout import ROOT
 from conftest import Database
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry, generate_latest, start_http_server
 from prometheus_client.parser import text_string_to_metric_families
+from sql_sessions import value
 from working import works
+from worlds import PATIENCE, Background
 
 from pgq_py import PQ, AsyncPQ
+from pgq_py.calls import Metrics
 from pgq_py.metrics import COUNTERS, GAUGES, STATES, Collector, JobDurations
 
 QUERIES = ROOT / "examples" / "postgres_exporter" / "queries.yaml"
@@ -174,6 +178,37 @@ def test_it_is_up_again_when_the_database_is(database: Database, conn: psycopg.C
         samples = scrape(address)
         assert of(samples, "pgq_py_up") == 1
         assert jobs(samples)["ready"] == 1
+
+
+class Counting(PQ):
+    """Counts how many ask at the same time."""
+
+    asking = most = 0
+
+    def metrics(self) -> list[Metrics]:
+        self.asking += 1
+        self.most = max(self.most, self.asking)
+        try:
+            return super().metrics()
+        finally:
+            self.asking -= 1
+
+
+def test_scrapes_that_wait_for_the_database_have_one_connection(database: Database, conn: Any) -> None:
+    with Counting(database.dsn) as pq, database.connect(autocommit=False) as blocker:
+        blocker.execute("lock queue_tally in access exclusive mode")
+        registry = collected(pq)
+        scrapes = [Background(generate_latest, registry) for _ in range(5)]
+        waiting = (
+            "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
+        )
+        deadline = monotonic() + PATIENCE
+        while not value(conn, waiting):
+            assert monotonic() < deadline
+        blocker.rollback()
+        for scrape in scrapes:
+            assert b"pgq_py_up 1.0" in scrape.result()
+    assert pq.most == 1
 
 
 def test_to_register_it_asks_no_database() -> None:

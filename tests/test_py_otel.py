@@ -426,6 +426,7 @@ def test_take_is_processing_too(pq: PQ, traces: Traces) -> None:
     assert process.name == "process apples"
     assert parent(process) == ids(put)
     assert parent(put_pears) == ids(process)
+    assert messaging(process)["pgq_py.attempt"] == 1
     with pq["apples"].take(block=False) as job:
         assert job is None
     assert traces.take() == []
@@ -446,6 +447,22 @@ def test_a_loop_over_listen_has_a_span_for_each_job(pq: PQ, traces: Traces) -> N
     names = [span.name for span in traces.take()]
     assert names == ["get apples", "process apples"] * 2
     assert pq["apples"].count() == 2
+
+
+def test_a_loop_over_listen_that_fails_is_an_error(pq: PQ, traces: Traces) -> None:
+    pq["apples"].put(1)
+    traces.take()
+
+    def fail() -> None:
+        for _ in pq["apples"].listen():
+            raise ValueError(SECRET)
+
+    with pytest.raises(ValueError, match=SECRET):
+        fail()
+    (process,) = [span for span in traces.take() if span.name == "process apples"]
+    assert process.status.status_code is StatusCode.ERROR
+    assert messaging(process)["error.type"] == "pgq_py.failures.LoopFailed"
+    assert SECRET not in process.to_json()
 
 
 # In asyncio

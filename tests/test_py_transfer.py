@@ -250,6 +250,7 @@ def test_what_is_not_a_whole_export_is_refused_as_a_whole(database, conn, change
         ({"priority": -(2**31)}, "22023"),
         ({"priority": 2**31}, "22003"),
         ({"attempts": -1}, "22023"),
+        ({"attempts": 2**31 - 1}, "22023"),
         ({"max_attempts": 0}, "22023"),
         ({"dedupe_key": "k" * 1025}, "22023"),
         ({"consumer": "c" * 256}, "22023"),
@@ -266,6 +267,32 @@ def test_what_no_job_can_have_is_refused(conn, fields, sqlstate):
     call = "select queue_import('apples', array[%s]::jsonb[], array['1']::jsonb[])"
     refused(conn, sqlstate, call, json.dumps(fields), hint=sqlstate in ("22023", "22008"))
     assert value(conn, "select queue_count('apples', true)") == 0
+
+
+def test_an_import_with_the_most_attempts_can_be_leased_and_fails(conn):
+    most = """array['{"attempts": 2147483646}']::jsonb[]"""
+    conn.execute(f"select queue_import('apples', {most}, array['1']::jsonb[])")
+    assert value(conn, "select queue_error('apples', id, receipt, 'worm') from queue_lease('apples')")
+    conn.execute(f"select queue_import('apples', {most}, array['1']::jsonb[], append => true)")
+    assert value(conn, "select queue_error('apples', id, null, 'worm') from queue_list('apples')")
+    assert value(conn, "select count(*) from queue_dead_list('apples')") == 2
+
+
+def test_a_null_for_died_at_is_as_none(conn):
+    job = """array['{"died_at": null, "dedupe_key": "k"}']::jsonb[], array['1']::jsonb[]"""
+    assert value(conn, f"select is_new from queue_import('apples', {job})")
+    assert not value(conn, f"select is_new from queue_import('apples', {job}, append => true)")
+
+
+def test_an_import_that_could_not_see_another_fails(database, conn):
+    conn.execute("select queue_create('apples')")
+    call = "select queue_import('apples', array['{}']::jsonb[], array['1']::jsonb[])"
+    with psycopg.connect(database.dsn) as late:
+        late.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        late.execute("select queue_count('apples')")
+        conn.execute(call)
+        refused(late, "40001", call)
+    assert value(conn, "select queue_count('apples')") == 1
 
 
 def test_arrays_of_different_lengths_are_refused(conn):

@@ -4207,9 +4207,10 @@ begin
         perform _queue_refuse_sizes('data_bytes', cardinality(queue_import.data_bytes), v_size);
     end if;
     if not queue_import.append then
-        -- Two imports of the same at the same time: the second waits here for the end of the first.
-        insert into queue_setting (queue) values (queue_import.queue) on conflict (queue) do nothing;
-        perform from queue_setting s where s.queue = queue_import.queue for update;
+        -- Two imports of the same at the same time: the second waits here for the end of the first. An update, so
+        -- that one that could not see the first, in REPEATABLE READ, fails.
+        insert into queue_setting (queue) values (queue_import.queue)
+        on conflict (queue) do update set queue = excluded.queue;
         if exists (select from queue_job j where j.queue = queue_import.queue)
             or exists (select from queue_dead d where d.queue = queue_import.queue)
             or exists (select from queue_tally t where t.queue = queue_import.queue)
@@ -4227,7 +4228,7 @@ begin
         select
             case
                 when r.priority = -2147483648 then 'priority'
-                when r.attempts < 0 then 'attempts'
+                when r.attempts not between 0 and 2147483646 then 'attempts'
                 when r.max_attempts < 1 then 'max_attempts'
                 when octet_length(r.dedupe_key) > 1024 then 'dedupe_key'
                 when octet_length(r.consumer) > 255 then 'consumer'
@@ -4245,7 +4246,7 @@ begin
         )
         where coalesce(
             r.priority = -2147483648
-            or r.attempts < 0
+            or r.attempts not between 0 and 2147483646
             or r.max_attempts < 1
             or octet_length(r.dedupe_key) > 1024
             or octet_length(r.consumer) > 255
@@ -4341,7 +4342,7 @@ begin
     return query
     select
         u.new_id,
-        i.id is not null or u.job -> 'died_at' is not null
+        i.id is not null or u.job ->> 'died_at' is not null
     from unnest(v_new_ids, queue_import.jobs) with ordinality as u (new_id, job, n)
     left join unnest(v_ids) as i (id) on i.id = u.new_id
     order by u.n;

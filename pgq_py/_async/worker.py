@@ -273,7 +273,7 @@ class AsyncWorker:
         self._settler.give_up_at = max(until, monotonic() + LAST_WORDS)
         self._feeder.stop()
         returned = self._hand.take_back()
-        log.info("%s jobs run, %s are returned", len(self._hand.open), returned)
+        log.info("%s jobs still run, %s have not begun and are returned", len(self._hand.open), returned)
         self._dismiss()
         ended = 0
         while ended < len(self._runners):

@@ -24,7 +24,7 @@ import psycopg
 from ..calls import Call, Exported, JobId, Right, Settings, Stats, Taken, check_count, check_name
 from ..codecs import JSON, Codec, Payload, Serializer, SerializerCodec, StoredCodec
 from ..errors import CommitUnknown, ConnectionLost, DecodeError, Empty, Error, NotInTransaction, TransferError
-from ..failures import caller_of, describe, is_interruption, leaving, left_by_exception
+from ..failures import LoopFailed, caller_of, describe, is_interruption, leaving, left_by_exception
 from ..functions import TaskOptions
 from ..times import Duration, When
 from ..transfer import Header, Moved, Trailer, header, job_line, read_line, trailer
@@ -401,12 +401,13 @@ class _Current:
         """The loop was left: the transaction is over, though nobody has ended it yet."""
         if self.take is not None and self.take._transaction is not None:
             self.take._transaction.abandoned = True
+            # Two frames above: this is called by the lambda that the reference calls.
+            self.take._failure = left_by_exception(caller_of(2))
             if self.take._span is not None:
                 # Now: the event loop closes the generator in another context, and this one would keep the span.
                 span, self.take._span = self.take._span, None
-                span.__exit__(None, None, None)
-            # Two frames above: this is called by the lambda that the reference calls.
-            self.take._failure = left_by_exception(caller_of(2))
+                failed = self.take._failure is not None
+                span.__exit__(LoopFailed if failed else None, LoopFailed() if failed else None, None)
 
 
 class Take:

@@ -125,6 +125,7 @@ class Commands(click.Group):
         """Run the command that the user named, and exit."""
         if not standalone_mode:
             return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+        open_streams()
         try:
             code = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
             sys.stdout.flush()
@@ -145,6 +146,17 @@ class Commands(click.Group):
             click.echo(f"Error: {type(error).__name__}: {one_line(error)} (PGQ_PY_TRACEBACK=1 tells more)", err=True)
             code = FAILED
         leave(code or OK)
+
+
+def open_streams() -> None:
+    """Give a process the streams that its caller closed, so that no connection takes their numbers.
+
+    To write to a closed stdout is an error, as in other commands, so that no job is taken that nobody sees.
+    """
+    modes = {"stdin": ("r", os.O_RDONLY), "stdout": ("w", os.O_RDONLY), "stderr": ("w", os.O_WRONLY)}
+    for name, (mode, flags) in modes.items():
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, flags), mode))
 
 
 def one_line(error: BaseException) -> str:

@@ -39,7 +39,7 @@ def get_command(pq: PQ, queue: str, count: int, wait: bool, timeout: timedelta |
 
     Exit code 3 if there is none.
     """
-    failure: OSError | None = None
+    failure: Exception | None = None
     raw = pq.queue(queue, raw=True)
     seconds = None if timeout is None else timeout.total_seconds()
     with suppress(psycopg.Rollback), raw.take(block=wait or timeout is not None, timeout=seconds) as job:
@@ -48,8 +48,8 @@ def get_command(pq: PQ, queue: str, count: int, wait: bool, timeout: timedelta |
         jobs = [job, *(raw.get_many(count - 1) if count > 1 else [])]
         try:
             print_jobs(jobs, as_json)
-        except OSError as error:
-            # Not the job's fault, and so no failed attempt of it: just back.
+        except Exception as error:
+            # A full disk, an output that lacks a character: not the job's fault, and no failed attempt of it.
             failure = error
             raise psycopg.Rollback from None
     if failure is not None:

@@ -13,7 +13,13 @@ from . import dsn_option, opened, schema_option
 @click.command("metrics")
 @dsn_option
 @schema_option
-@click.option("--port", default=9188, show_default=True, help="Where to listen; 0 takes any that is free.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=9188,
+    show_default=True,
+    help="Where to listen; 0 takes any that is free.",
+)
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen at; 0.0.0.0 for all.")
 def metrics_command(dsn: str | None, schema: str, port: int, host: str) -> None:
     """Serve metrics of all queues to Prometheus, until SIGTERM or Control-C.

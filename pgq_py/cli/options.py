@@ -42,7 +42,8 @@ class Moment(ParamType):
         if isinstance(value, datetime):
             return value
         try:
-            return datetime.fromisoformat(value).astimezone()
+            time = datetime.fromisoformat(value)
+            return time if time.tzinfo else time.astimezone()
         except (ValueError, OverflowError):
             self.fail(f"{value!r} is not a time: write 2026-11-27T17:30, or with a zone 2026-11-27T17:30+01:00")
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 import click
@@ -15,7 +16,7 @@ from ..calls import Stats
 from ..codecs import Payload
 from ..transfer import data_member
 
-# Columns of numbers, which align to the right.
+T = TypeVar("T")
 Row = Sequence[Any]
 
 
@@ -71,7 +72,11 @@ def shortened(text: str, width: int = 60) -> str:
 
 def when(time: datetime | None) -> str:
     """A time here, to the second."""
-    return "" if time is None else f"{time.astimezone():%Y-%m-%d %H:%M:%S}"
+    if time is None:
+        return ""
+    with suppress(OverflowError):  # at the end of the year 9999, which elsewhere is over
+        time = time.astimezone()
+    return f"{time:%Y-%m-%d %H:%M:%S}"
 
 
 def cell(value: Any) -> str:
@@ -108,6 +113,25 @@ def rich_table(headings: Sequence[str], cells: Iterable[Sequence[str]]) -> Any:
     for row in cells:
         table.add_row(*(Text(text) for text in row))
     return table
+
+
+def watched(items: Iterable[T], what: str) -> Iterator[T]:
+    """The items as they are; where stderr is a terminal, it shows how many there have been."""
+    if not sys.stderr.isatty():
+        yield from items
+        return
+    from rich.console import Console
+    from rich.progress import Progress, TextColumn, TimeElapsedColumn
+
+    columns = TextColumn("{task.completed:,.0f} {task.description}"), TimeElapsedColumn()
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(what, total=None)
+        count = 0
+        for count, item in enumerate(items, 1):
+            yield item
+            if count % 100 == 0:
+                progress.update(task, completed=count)
+        progress.update(task, completed=count)
 
 
 STATS = (

@@ -64,6 +64,8 @@ def version_command(dsn: str | None, schema: str, as_json: bool) -> None:
 
     \b
         $ pgq-py version
+
+    With --json `installed` is null where nothing is, and "unknown" where the role may not see it.
     """
     from ..check import installed_version
 
@@ -73,7 +75,11 @@ def version_command(dsn: str | None, schema: str, as_json: bool) -> None:
     with migrate.connect(database(dsn)) as conn:
         found = installed_version(conn, schema)
     if as_json:
-        click.echo(json_line({"package": __version__, "schema": migrate.HEAD, "installed": found or None}))
+        click.echo(
+            json_line(
+                {"package": __version__, "schema": migrate.HEAD, "installed": "unknown" if found == "" else found}
+            )
+        )
     elif found is None:
         click.echo("installed  nothing: run pgq-py migrate")
     else:

@@ -16,7 +16,7 @@ from .. import PQ, migrate
 from ..errors import CommitUnknown
 from ..transfer import Header, read_line
 from . import database, dsn_option, json_option, on_queues, queue_argument, say, schema_option
-from .output import json_line
+from .output import json_line, watched
 
 
 @click.command("export")
@@ -69,7 +69,8 @@ def export_command(dsn: str | None, schema: str, queue: str, output: Path | None
 def _write(pq: PQ, queue: str, take: bool, file: IO[str]) -> None:
     """In one transaction, committed when the file is on the disk."""
     with pq.transaction():
-        for line in pq[queue].export_jobs(take=take):
+        lines: Iterable[str] = pq[queue].export_jobs(take=take)
+        for line in lines if file.isatty() else watched(lines, "lines written"):
             file.write(line + "\n")
         if take:
             file.flush()
@@ -124,7 +125,7 @@ def import_command(pq: PQ, file: IO[str], queue: str | None, append: bool, as_js
     try:
         lines, first = _begin(file)
         name = queue if queue is not None else first.queue
-        moved = pq[name].import_jobs(lines, append=append)
+        moved = pq[name].import_jobs(watched(lines, "lines read"), append=append)
     except psycopg.errors.ObjectNotInPrerequisiteState:
         raise click.ClickException(
             f"the queue {name!r} has been used: what is in the file could be there already. --append adds to it"
@@ -142,6 +143,8 @@ def _begin(file: IO[str]) -> tuple[Iterable[str], Header]:
     """All lines, and what the first one says."""
     lines: Iterator[str] = iter(file)
     first = next(lines, "")
+    if not first:
+        raise click.ClickException("there is nothing to import: the input is empty")
     header = read_line(first, 1)
     if not isinstance(header, Header):
         raise click.ClickException(f"{file.name} does not begin as an export does")
