@@ -212,7 +212,6 @@ def translate(
     *,
     schema: str,
     lost: bool = False,
-    connecting: bool = False,
     committing: bool = False,
     dedupe_key: str | None = None,
     advice: Callable[[], str] | None = None,
@@ -223,7 +222,6 @@ def translate(
         error: what psycopg raised.
         schema: where the queue is installed, for the message of `NotInstalled`.
         lost: the connection was found closed after the error.
-        connecting: there was none before it.
         committing: what was sent may have been committed all the same.
         dedupe_key: of the put, if that is what it was.
         advice: whom a role without the right should ask for what. Our functions say it themselves; PostgreSQL,
@@ -244,7 +242,7 @@ def translate(
     elif state in _GONE or (lost and known is None):
         unknown = committing and state not in _ROLLED_BACK
         known, remedy = (CommitUnknown, _UNKNOWN) if unknown else (ConnectionLost, _LOST)
-        if connecting:
+        if error.pgconn is not None:  # of an attempt to connect
             remedy = _UNREACHED
     elif known is NotAllowed and advice is not None and not error.diag.message_hint:
         remedy = advice()

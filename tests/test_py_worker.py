@@ -23,7 +23,8 @@ from worlds import PATIENCE
 
 from pgq_py import PQ, AsyncWorker, Bury, Retry, Worker, errors
 from pgq_py import health as health_module
-from pgq_py._sync import feeder
+from pgq_py._sync import feeder, settler
+from pgq_py._sync import worker as worker_module
 from pgq_py._sync.hand import TURN
 
 STATE = "select id, attempts, receipt is null from queue_job where queue = 'apples' order by id"
@@ -53,7 +54,7 @@ class Held:
     def __call__(self, job: Any) -> None:
         self.jobs.append(job)
         self.began.release()
-        assert self.go_on.wait(PATIENCE)
+        assert self.go_on.wait(3 * PATIENCE)
 
     async def coroutine(self, job: Any) -> None:
         self.jobs.append(job)
@@ -453,12 +454,11 @@ def test_what_waits_behind_slow_jobs_is_left_to_others(at_work, queue, held):
 
     at_work.start(handler=handle, concurrency=1)
     held.wait()
-    at_work.run(handler=handle)  # which ends when all others are done: it has not seen those that were held
-    wait_for(lambda: queue.count() == 0 or (at_work.run(handler=handle) and False))
-    wait_for(lambda: done["quick"] == 100 or (at_work.run(handler=handle) and False))
+    at_work.start(handler=handle)
+    wait_for(lambda: done["quick"] == 100)
+    assert done["slow"] == 0
     held.go_on.set()
     wait_for(lambda: queue.stats().completed == 101)
-    assert done["slow"] == 1
 
 
 def test_slow_jobs_are_leased_no_earlier_than_they_begin(at_work, queue, held, conn):
@@ -546,6 +546,26 @@ def test_coroutines_are_cancelled_before_others_may_have_their_jobs(at_work, que
     assert conn.execute(STATE).fetchall() == [(1, 0, True)]
 
 
+def test_jobs_that_come_when_nobody_is_left_to_run_them_are_returned(database, queue, conn, monkeypatch):
+    """The call that leased them came back just before the end was told."""
+    ids = queue.put_many(range(3))
+    leased, go_on = threading.Event(), threading.Event()
+
+    def hurry(pulse: Any, lease: float) -> None:
+        leased.set()
+        assert go_on.wait(PATIENCE)
+
+    monkeypatch.setattr(settler.Pulse, "hurry", hurry)
+    with works("threads", database.dsn) as made:
+        running = made.start(handler=print)
+        assert leased.wait(PATIENCE)
+        running.worker.stop()
+        wait_for(lambda: all(runner.join(0) for runner in running.worker._runners))
+        go_on.set()
+        running.end()
+    assert conn.execute(STATE).fetchall() == [(id, 0, True) for id in ids]
+
+
 async def test_a_cancelled_run_returns_all(database, queue, conn):
     from pgq_py import AsyncPQ
 
@@ -570,6 +590,13 @@ def test_an_error_that_will_not_pass_ends_it(at_work, roles):
     running = Running(at_work.kind, f"{at_work.dsn} user=nobody", "apples", None, {"handler": print})
     with pytest.raises(errors.NotAllowed):
         running.end()
+
+
+def test_a_lease_that_the_server_refuses_ends_it(at_work, queue):
+    running = Running(at_work.kind, at_work.dsn, "apples", None, {"handler": print, "lease_for": "4000d"})
+    with pytest.raises(errors.TimeError):
+        running.end()
+    assert not running.worker.is_taking
 
 
 def test_a_check_ends_it_with_its_reason(at_work, queue):
@@ -665,6 +692,32 @@ def test_a_lease_that_is_lost_is_seen_by_the_handler_and_its_result_dropped(at_w
     assert (record.levelname, record.job_id) == ("WARNING", id)
 
 
+def test_a_job_whose_lease_is_over_before_it_begins_is_not_begun(database, queue, held, conn, monkeypatch):
+    """As after an outage: no heartbeat gets through, and what was leased waits."""
+    monkeypatch.setattr(settler.Pulse, "_beat", lambda pulse: None)
+    monkeypatch.setattr(worker_module, "PATIENCE", 10 * PATIENCE)
+    queue.put_many(["quick"] * 50)
+    queue.put("slow")
+    queue.put_many(["last"] * 50)
+    begun: dict[int, int] = {}
+
+    def handle(job: Any) -> None:
+        if job.data == "slow" and job.attempts == 1:
+            held(job)
+        begun.setdefault(job.id, job.attempts)
+
+    with works("threads", database.dsn) as made:
+        running = made.start(handler=handle, concurrency=1, lease_for=1)
+        held.wait()
+        waiting = wait_for(lambda: [job.id for job in list(running.worker._hand.waiting)])
+        over = "select lease_until + '0.5 s' < clock_timestamp() from queue_job where id = %s"
+        wait_for(lambda: conn.execute(over, [max(waiting)]).fetchone() == (True,))
+        held.go_on.set()
+        wait_for(lambda: len(begun) == 101)
+        running.stop()
+    assert {begun[id] for id in waiting} == {2}
+
+
 def test_a_job_that_was_done_when_its_lease_was_lost_is_told(at_work, queue, held, conn, caplog):
     queue.put(1)
     running = at_work.start(handler=held)
@@ -716,6 +769,32 @@ def test_a_job_in_its_last_attempt_by_the_queues_setting_runs_alone(at_work, que
     assert held_with == [(1,)]
 
 
+def test_a_job_that_is_to_run_alone_waits_for_what_runs(at_work, queue, held, conn, caplog):
+    queue.put("slow")
+    seen: list[Any] = []
+    ticks = threading.Semaphore(0)
+
+    def handle(job: Any) -> None:
+        if job.data == "slow":
+            held(job)
+        else:
+            seen.append(held.go_on.is_set())
+
+    running = at_work.start(handler=handle)
+    held.wait()
+    suspect = queue.put("suspect", schedule_at="1h")
+    changed = "attempts = 2, ready_at = null, last_error = %s"
+    conn.execute(f"update queue_job set {changed} where id = %s", [feeder.RAN_OUT, suspect])
+    wait_for(lambda: "is run alone" in caplog.text)
+    running.worker.listeners.append(lambda event: ticks.release())
+    for _ in range(4):  # two seconds, in which what waits would be returned otherwise
+        assert ticks.acquire(timeout=PATIENCE)
+    held.go_on.set()
+    wait_for(lambda: queue.stats().completed == 2)
+    assert seen == [True]
+    assert caplog.text.count("is run alone") == 1
+
+
 # Outages and health.
 
 
@@ -761,6 +840,10 @@ def test_a_restart_of_the_server_is_bridged_and_told_once(own_server, kind, capl
         go_on.set()  # done while there is nobody to tell
         wait_for(lambda: done == ["before"])
         wait_for(lambda: "lost the connection" in caplog.text)
+        # However long it lasts, all loops turn.
+        idle = running.worker.idle_for()
+        for name in idle:
+            wait_for(lambda name=name: running.worker.idle_for()[name] < idle[name], name)
         assert ask(health.port, "/live")[0] == 200
         assert ask(health.port, "/ready")[0] == 503
         own_server.start()

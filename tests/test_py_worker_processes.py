@@ -275,6 +275,7 @@ def test_a_process_with_too_much_memory_has_a_successor(work, queue, conn, ledge
     queue.put({"task": "grow", "args": [200 * 2**20]})
     process.wait_for("more than 157286400 bytes in memory")
     wait_for(lambda: process.log.count("works on") == 2)
+    assert "has failed" not in process.log
     queue.put({"task": "grow", "args": [1]})
     wait_for(lambda: len(ledger()) == 2)
     assert len({pid for _, pid in ledger()}) == 2

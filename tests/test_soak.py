@@ -752,6 +752,18 @@ def test_a_lease_that_was_given_back_while_the_next_one_was_called_was_the_first
     assert story.violations() == []
 
 
+def test_a_lease_whose_answer_came_when_it_had_run_out_was_before_the_one_that_was_given_back_meanwhile():
+    story = good_day()
+    without(story, "work", "complete", "lease")
+    story.fault("cut link", 0.9, 5.2, actors=["lease 1#1"])
+    late = story.tell("lease 1#1", "lease", 0.9, 5.3, queue="leased", jobs=[["leased", 2, "l"]], until=3.0)
+    of = story.lease("l", 2, at=3.0, actor="lease 2#1", until=5.02)
+    story.of_lease("release", of, "l", 2, 3.11, "lease 2#1", done=True)
+    again(story, at=3.3)
+    story.of_lease("complete", late, "l", 2, 5.4, done=False)
+    assert story.violations() == []
+
+
 def test_who_was_stopped_before_it_could_write_of_its_lease_makes_no_completion_outdated():
     story = good_day()
     without(story, "work", "complete", "lease")

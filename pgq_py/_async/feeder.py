@@ -78,7 +78,7 @@ class AsyncFeeder(AsyncConsumer):
         self._on_lease = on_lease
         self._max_attempts: dict[str, int | None] = {}
         # Whether the last job was one to be run alone: then the next ones are looked at one by one.
-        self._careful = False
+        self.is_careful = False
         self._is_told = False
         self.over = False
         self.turned_at = monotonic()
@@ -128,7 +128,7 @@ class AsyncFeeder(AsyncConsumer):
             else:
                 # Before the call: what ends during it may put more, or come back.
                 is_idle = not hand.held
-                jobs = await self._lease(1 if self._careful else hand.room)
+                jobs = await self._lease(1 if self.is_careful else hand.room)
                 if jobs:
                     await self._take_in(jobs)
                 elif jobs is not None and self._burst:
@@ -149,8 +149,8 @@ class AsyncFeeder(AsyncConsumer):
             if not self.over:
                 raise
             return None
-        except (NotAllowed, NotInstalled, VersionMismatch):
-            raise
+        except (NotAllowed, NotInstalled, VersionMismatch, ValueError, psycopg.DataError):
+            raise  # which no trying mends
         except ConnectionLost as error:
             await self._pause(self._pq.outage.begin(error, over))
             return None
@@ -177,9 +177,12 @@ class AsyncFeeder(AsyncConsumer):
             if await self._may_crash(suspect):
                 await self._run_alone(suspect, jobs)
                 return
-        self._careful = False
-        self.returned(-len(jobs))
-        self._hand.add(jobs)
+        self.is_careful = False
+        # The call may have waited for long, and what runs now be slower than what ran when it was made.
+        spare = max(self._hand.target - len(self._hand.open), 0)
+        self._hand.add_to_return(jobs[spare:])
+        self.returned(-len(jobs[:spare]))
+        self._hand.add(jobs[:spare])
 
     async def _may_crash(self, job: AsyncJob) -> bool:
         """Whether it is a job to be run alone, since it may have ended the process that had it.
@@ -210,7 +213,7 @@ class AsyncFeeder(AsyncConsumer):
             suspect.id, suspect.queue, suspect.attempts,
             extra={"queue": suspect.queue, "job_id": suspect.id, "attempt": suspect.attempts},
         )  # fmt: skip
-        self._careful = True
+        self.is_careful = True
         self.returned(hand.take_back())
         hand.add_to_return([job for job in jobs if job is not suspect])
         hand.add([suspect], begin=False)

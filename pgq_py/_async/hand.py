@@ -123,11 +123,16 @@ class AsyncHand:
         self._run_time = max(self._run_time or 0, seconds)
 
     @property
-    def room(self) -> int:
-        """How many jobs more to lease: those that will begin soon, and no fewer than can run at the same time."""
+    def target(self) -> int:
+        """How many jobs to have: those that will begin soon, and no fewer than can run at the same time."""
         mean = self._run_time
         ahead = 0.0 if mean is None else self._least * AHEAD / max(mean, 1e-6)
-        target = min(max(self._least, int(ahead)), self._most)
+        return min(max(self._least, int(ahead)), self._most)
+
+    @property
+    def room(self) -> int:
+        """How many jobs more to lease."""
+        target = self.target
         room = target - len(self.open)
         # Few calls for many jobs; but nobody shall be idle.
         return room if room > 0 and (room * 2 >= target or not self.waiting) else 0

@@ -465,7 +465,10 @@ class AsyncTake:
 
     async def let_go(self, error: BaseException) -> None:
         """Roll back what is open, and give the connection back. May be repeated; does nothing where all is over."""
+        span, self._span = self._span, None
         try:
+            if span is not None:
+                span.__exit__(type(error), error, error.__traceback__)
             if self._transaction is not None:
                 await self._transaction.abandon(error)
         finally:

@@ -528,7 +528,7 @@ class AsyncDialSource(AsyncSource):
             )
         except psycopg.Error as error:
             self.check_open()
-            raise translate(error, schema=self.schema, lost=True, connecting=True) from error
+            raise translate(error, schema=self.schema, lost=True) from error
         finally:
             _making.reset(making)
 

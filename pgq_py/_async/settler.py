@@ -47,6 +47,7 @@ class _Line:
         self._is_told = False
         # As for `Outage.begin`, of the last call.
         self._over = 0
+        self.turned_at = monotonic()
         self.give_up_at = inf
         """When to try no more, by the monotonic clock."""
 
@@ -66,6 +67,7 @@ class _Line:
 
     async def _pause(self, error: BaseException) -> bool:
         """After an error, before the next try; False: give up."""
+        self.turned_at = monotonic()
         pause = RETRY_LAST
         if isinstance(error, ConnectionLost):
             pause = self._source.outage.begin(error, self._over)
@@ -87,7 +89,6 @@ class AsyncSettler(_Line):
     def __init__(self, pq: AsyncPQ, source: AsyncSource, hand: AsyncHand) -> None:
         super().__init__(pq, source, "tell what became of jobs")
         self._hand = hand
-        self.turned_at = monotonic()
 
     async def run(self) -> None:
         """Until END comes."""
@@ -182,7 +183,6 @@ class AsyncPulse(_Line):
         self._every = TURN
         self._bell: AsyncChannel[None] = AsyncChannel()
         self._over = False
-        self.turned_at = monotonic()
 
     def hurry(self, lease: float) -> None:
         """There are leases of so many seconds."""
@@ -226,7 +226,6 @@ class AsyncPulse(_Line):
                 done = await self._run(call)
                 break
             except (Error, psycopg.Error, OSError) as error:
-                self.turned_at = monotonic()
                 if not await self._pause(error):
                     return
         for job, is_good in zip(jobs, done, strict=True):

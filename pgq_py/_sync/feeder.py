@@ -79,7 +79,7 @@ class Feeder(Consumer):
         self._on_lease = on_lease
         self._max_attempts: dict[str, int | None] = {}
         # Whether the last job was one to be run alone: then the next ones are looked at one by one.
-        self._careful = False
+        self.is_careful = False
         self._is_told = False
         self.over = False
         self.turned_at = monotonic()
@@ -129,7 +129,7 @@ class Feeder(Consumer):
             else:
                 # Before the call: what ends during it may put more, or come back.
                 is_idle = not hand.held
-                jobs = self._lease(1 if self._careful else hand.room)
+                jobs = self._lease(1 if self.is_careful else hand.room)
                 if jobs:
                     self._take_in(jobs)
                 elif jobs is not None and self._burst:
@@ -148,8 +148,8 @@ class Feeder(Consumer):
             if not self.over:
                 raise
             return None
-        except (NotAllowed, NotInstalled, VersionMismatch):
-            raise
+        except (NotAllowed, NotInstalled, VersionMismatch, ValueError, psycopg.DataError):
+            raise  # which no trying mends
         except ConnectionLost as error:
             self._pause(self._pq.outage.begin(error, over))
             return None
@@ -176,9 +176,12 @@ class Feeder(Consumer):
             if self._may_crash(suspect):
                 self._run_alone(suspect, jobs)
                 return
-        self._careful = False
-        self.returned(-len(jobs))
-        self._hand.add(jobs)
+        self.is_careful = False
+        # The call may have waited for long, and what runs now be slower than what ran when it was made.
+        spare = max(self._hand.target - len(self._hand.open), 0)
+        self._hand.add_to_return(jobs[spare:])
+        self.returned(-len(jobs[:spare]))
+        self._hand.add(jobs[:spare])
 
     def _may_crash(self, job: Job) -> bool:
         """Whether it is a job to be run alone, since it may have ended the process that had it.
@@ -209,7 +212,7 @@ class Feeder(Consumer):
             suspect.id, suspect.queue, suspect.attempts,
             extra={"queue": suspect.queue, "job_id": suspect.id, "attempt": suspect.attempts},
         )  # fmt: skip
-        self._careful = True
+        self.is_careful = True
         self.returned(hand.take_back())
         hand.add_to_return([job for job in jobs if job is not suspect])
         hand.add([suspect], begin=False)

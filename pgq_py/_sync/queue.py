@@ -466,7 +466,10 @@ class Take:
 
     def let_go(self, error: BaseException) -> None:
         """Roll back what is open, and give the connection back. May be repeated; does nothing where all is over."""
+        span, self._span = self._span, None
         try:
+            if span is not None:
+                span.__exit__(type(error), error, error.__traceback__)
             if self._transaction is not None:
                 self._transaction.abandon(error)
         finally:

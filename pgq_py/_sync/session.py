@@ -527,7 +527,7 @@ class DialSource(Source):
             session._conn = _Dialled.connect(autocommit=True, fallback_application_name="pgq_py", **parameters)
         except psycopg.Error as error:
             self.check_open()
-            raise translate(error, schema=self.schema, lost=True, connecting=True) from error
+            raise translate(error, schema=self.schema, lost=True) from error
         finally:
             _making.reset(making)
 

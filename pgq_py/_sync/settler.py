@@ -48,6 +48,7 @@ class _Line:
         self._is_told = False
         # As for `Outage.begin`, of the last call.
         self._over = 0
+        self.turned_at = monotonic()
         self.give_up_at = inf
         """When to try no more, by the monotonic clock."""
 
@@ -67,6 +68,7 @@ class _Line:
 
     def _pause(self, error: BaseException) -> bool:
         """After an error, before the next try; False: give up."""
+        self.turned_at = monotonic()
         pause = RETRY_LAST
         if isinstance(error, ConnectionLost):
             pause = self._source.outage.begin(error, self._over)
@@ -88,7 +90,6 @@ class Settler(_Line):
     def __init__(self, pq: PQ, source: Source, hand: Hand) -> None:
         super().__init__(pq, source, "tell what became of jobs")
         self._hand = hand
-        self.turned_at = monotonic()
 
     def run(self) -> None:
         """Until END comes."""
@@ -183,7 +184,6 @@ class Pulse(_Line):
         self._every = TURN
         self._bell: Channel[None] = Channel()
         self._over = False
-        self.turned_at = monotonic()
 
     def hurry(self, lease: float) -> None:
         """There are leases of so many seconds."""
@@ -227,7 +227,6 @@ class Pulse(_Line):
                 done = self._run(call)
                 break
             except (Error, psycopg.Error, OSError) as error:
-                self.turned_at = monotonic()
                 if not self._pause(error):
                     return
         for job, is_good in zip(jobs, done, strict=True):

@@ -117,12 +117,12 @@ class Worker:
         self._stops = 0
         self._is_used = False
         self._turned_at = -inf
-        # Of its connections, once it runs.
         self.parameters: str | dict[str, Any] = ""
-        # Called at each tick: what returns a reason ends the worker.
+        """Of its connections, once it runs."""
         self.checks: list[Callable[[], str | None]] = []
-        # Told "ready", "tick" (each half second) and "stopping".
+        """Called each half second: one that returns a reason ends the worker, as `stop` does."""
         self.listeners: list[Callable[[str], object]] = []
+        """Called with "ready", with "tick" each half second, and with "stopping"."""
         if max_memory is not None:
             limit = max_memory
             self.checks.append(lambda: f"more than {limit} bytes in memory" if resident() > limit else None)
@@ -210,11 +210,11 @@ class Worker:
         self._keeping = self._strand("keeps leases", self._pulse.run)
         self._runners = [self._strand(f"runner {n}", self._run_jobs) for n in range(self.concurrency)]
         self._feeding = self._strand("feeds", self._feed)
-        self._tell("ready")
-        error: BaseException | None = None
         try:
+            self._tell("ready")
             error = self._attend()
-        except BaseException:
+        except BaseException as raised:
+            self.ended_by = type(raised).__name__
             self._end_now()
             raise
         if error is not None:
@@ -260,7 +260,7 @@ class Worker:
     def _tick(self) -> str | None:
         hand = self._hand
         waited = monotonic() - hand.begun_at
-        if hand.waiting and waited > PATIENCE:
+        if hand.waiting and waited > PATIENCE and not self._feeder.is_careful:
             # All are busy with slow jobs. Somebody else may have time.
             hand.slow(waited)
             self._feeder.returned(hand.take_back())

@@ -20,6 +20,11 @@ def metrics_command(dsn: str | None, schema: str, port: int, host: str) -> None:
 
     The role needs the right to observe all queues. What is served is said in docs/metrics.md; while the database
     can't be reached it is pgq_py_up 0, and nothing else.
+
+    \b
+        $ pgq-py metrics
+        $ pgq-py metrics --port 9188 --host 0.0.0.0
+        $ curl http://127.0.0.1:9188/metrics
     """
     try:
         from prometheus_client import CollectorRegistry, start_http_server

@@ -73,7 +73,7 @@ def _seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> s
     help="How long what runs may take to end, after SIGTERM.",
 )
 @click.option("--burst", is_flag=True, help="End when nothing is left that can be done now.")
-@click.option("--max-jobs", type=click.IntRange(1), help="End after so many jobs.")
+@click.option("--max-jobs", type=click.IntRange(1), help="End after so many jobs, each process for itself.")
 @click.option(
     "--max-memory", type=Size(), help="A process with more than this in memory is replaced by another: 512M, 2G."
 )

@@ -436,15 +436,18 @@ class Accounts:
         """In their order."""
         found = sorted(self.of(job, "lease"), key=lambda lease: lease["until"])
         for n in range(1, len(found)):
-            if self._was_first(found[n], found[n - 1]):
+            if self._was_first(job, found[n], found[n - 1]):
                 found[n - 1 : n + 1] = found[n], found[n - 1]
         return found
 
-    def _was_first(self, lease: Operation, other: Operation) -> bool:
+    def _was_first(self, job: JobName, lease: Operation, other: Operation) -> bool:
         """A lease may end after the one that follows it: its end is counted from the call, which may wait for locks.
 
-        So it was if it was given back while the other was called.
+        So it was if it was given back while the other was called. But an answer may also come late, of a lease that
+        had run out by then: the attempts tell which of the two it is.
         """
+        if self.handed_as(job, lease)[-1] > self.handed_as(job, other)[-1]:
+            return False
         return lease.began < other.ended and any(
             is_given_back(operation) and operation.began < other.ended for operation in self.belonging_to(lease)
         )

@@ -747,6 +747,9 @@ class Keeper(Actor):
     """What a cron job would do."""
 
     def step(self) -> None:
+        # Autovacuum never comes: each crash makes it forget what it has counted, and there is one every few seconds.
+        # The small disk would be full of what was done long ago, after twenty minutes for ever.
+        self.conn.execute("vacuum queue_job")
         with self.ledger.operation("keep", by=self.id) as entry:
             self.pq.maintain()
             entry.note(redriven=[self.pq[name].redrive() for name in self.part.queues])

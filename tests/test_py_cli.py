@@ -9,6 +9,7 @@ import re
 import select
 import shlex
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -375,6 +376,20 @@ def test_what_was_not_taken_leaves_no_file(run, conn, tmp_path):
     assert value(conn, "select queue_count('apples')") == 1
 
 
+def test_nothing_is_taken_when_the_disk_does_not_confirm(run, conn, tmp_path, monkeypatch):
+    def fail(fd: int) -> None:
+        if stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(5, "Input/output error")
+
+    conn.execute("select queue_put('apples', '1')")
+    monkeypatch.setattr(os, "fsync", fail)
+    assert (
+        "Input/output error" in run("export", "apples", "--take", "--output", tmp_path / "apples.jsonl", code=1).stderr
+    )
+    assert list(tmp_path.iterdir()) == []
+    assert value(conn, "select queue_count('apples')") == 1
+
+
 WAIT_AT_COMMIT = """
     create function wait_at_commit() returns trigger language plpgsql as $$
     begin perform pg_advisory_xact_lock(4711); return null; end $$;
@@ -491,6 +506,7 @@ def test_no_password_is_in_any_output(run, name, dsn):
     assert "secret" not in done.output
     assert done.stdout == "" or name == "version"
     assert "Connection refused" in done.stderr or "the DSN can't be read" in done.stderr
+    assert "rolled back" not in done.stderr, "there was nothing to lose"
 
 
 def test_a_bug_is_a_line_too_unless_a_traceback_is_asked_for(run, database, monkeypatch):
