@@ -44,6 +44,7 @@ def test_a_minute_of_torture_loses_nothing_and_doubles_nothing(newest, tmp_path)
     assert set(found["faults"]) - {"stall"} == {*SERVER_DECK, *ACTOR_DECK} - set(found["absent"])
     assert all(f"absent: {kind}" in done.stderr for kind in found["absent"])
     assert all(counts["done"] > 100 for counts in found["modes"].values())
+    assert found["modes"]["leased"]["done by workers"] > 50
     assert found["probes"] > 10
 
 
@@ -112,7 +113,20 @@ class Story:
     def tell(self, actor: str, do: str, began: float, ended: float, out: str = OK, **result: Any) -> int:
         """An operation; an unknown one has no second line."""
         self.ops += 1
-        intents = ("queue", "keys", "data", "priority", "dedupe", "sale", "of", "count", "delay", "block", "effect")
+        intents = (
+            "queue",
+            "keys",
+            "data",
+            "priority",
+            "dedupe",
+            "sale",
+            "of",
+            "count",
+            "delay",
+            "block",
+            "effect",
+            "lease",
+        )
         if do == "put":
             result = {"data": [DATA for _ in result["keys"]], "priority": 0, **result}
         if do in TAKEN and "jobs" in result:
@@ -437,6 +451,14 @@ def completed_after_the_lease(story: Story) -> None:
     story.of_lease("complete", of, "l", 2, at=4, done=True)
 
 
+def completed_after_a_heartbeat_that_failed(story: Story) -> None:
+    without(story, "work", "complete")
+    of = _lease_of(story)
+    story.of_lease("progress", of, "l", 2, at=2.5, out=FAILED, lease=2)
+    story.of_lease("work", of, "l", 2, at=1.5)
+    story.of_lease("complete", of, "l", 2, at=4, done=True)
+
+
 def completed_in_a_block_after_the_lease(story: Story) -> None:
     without(story, "work", "complete")
     of = _lease_of(story)
@@ -496,6 +518,13 @@ def delivered_after_another_actors_fault(story: Story) -> None:
 def delivered_after_an_old_fault(story: Story) -> None:
     without(story, "work", "complete")
     story.fault("kill server", 0.1, 0.5)
+    again(story)
+
+
+def delivered_after_its_worker_had_ended_in_time(story: Story) -> None:
+    """It had to return what it had."""
+    without(story, "work", "complete")
+    story.fault("end worker", 1.2, 1.3, actors=[])
     again(story)
 
 
@@ -599,6 +628,7 @@ WRONG: dict[Callable[[Story], None], str] = {
     leased_after_its_completion: "taken_when_done",
     completed_while_another_has_it: "completed_outdated",
     completed_after_the_lease: "completed_outdated",
+    completed_after_a_heartbeat_that_failed: "completed_outdated",
     completed_in_a_block_after_the_lease: "completed_outdated",
     failed_after_the_lease: "completed_outdated",
     extended_after_the_lease: "completed_outdated",
@@ -609,6 +639,7 @@ WRONG: dict[Callable[[Story], None], str] = {
     delivered_without_cause: "delivered_without_cause",
     delivered_after_another_actors_fault: "delivered_without_cause",
     delivered_after_an_old_fault: "delivered_without_cause",
+    delivered_after_its_worker_had_ended_in_time: "delivered_without_cause",
     got_twice: "got_twice",
     late: "late",
     late_long_after_a_stall: "late",
@@ -704,6 +735,17 @@ def test_an_extra_delivery_is_explained_by_what_happened_to_the_first(why):
     accounts = story.accounts()
     assert list(accounts.violations()) == []
     assert accounts.figures["extra deliveries"] == (why != "asked")
+
+
+@pytest.mark.parametrize("out", [OK, UNKNOWN])
+def test_a_heartbeat_may_have_kept_a_lease_whether_it_was_answered_or_not(out):
+    story = good_day()
+    without(story, "work", "complete")
+    of = _lease_of(story)
+    story.of_lease("progress", of, "l", 2, at=2.5, out=out, lease=2, **({"done": True} if out == OK else {}))
+    story.of_lease("work", of, "l", 2, at=1.5)
+    story.of_lease("complete", of, "l", 2, at=4, done=True)
+    assert story.violations() == []
 
 
 @pytest.mark.parametrize("attempts", [1, 2, 3, 4])

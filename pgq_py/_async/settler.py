@@ -189,7 +189,7 @@ class AsyncPulse(_Line):
         self._lease_of = lease_of
         self._every = TURN
         self._bell: AsyncChannel[None] = AsyncChannel()
-        self._over = False
+        self._is_stopped = False
 
     def hurry(self, lease: float) -> None:
         """There are leases of so many seconds."""
@@ -199,16 +199,16 @@ class AsyncPulse(_Line):
 
     def stop(self) -> None:
         """Extend no more."""
-        self._over = True
+        self._is_stopped = True
         self.give_up_at = 0
         self._bell.put(None)
 
     async def run(self) -> None:
         """Until told to stop."""
-        while not self._over:
+        while not self._is_stopped:
             await self._bell.get(self._every)
             self.turned_at = monotonic()
-            if not self._over:
+            if not self._is_stopped:
                 await self._beat()
 
     async def _beat(self) -> None:

@@ -190,7 +190,7 @@ class Pulse(_Line):
         self._lease_of = lease_of
         self._every = TURN
         self._bell: Channel[None] = Channel()
-        self._over = False
+        self._is_stopped = False
 
     def hurry(self, lease: float) -> None:
         """There are leases of so many seconds."""
@@ -200,16 +200,16 @@ class Pulse(_Line):
 
     def stop(self) -> None:
         """Extend no more."""
-        self._over = True
+        self._is_stopped = True
         self.give_up_at = 0
         self._bell.put(None)
 
     def run(self) -> None:
         """Until told to stop."""
-        while not self._over:
+        while not self._is_stopped:
             self._bell.get(self._every)
             self.turned_at = monotonic()
-            if not self._over:
+            if not self._is_stopped:
                 self._beat()
 
     def _beat(self) -> None:

@@ -24,6 +24,9 @@ SLACK = 0.25
 # it again until tcp_user_timeout, and then it may wait for a lock.
 ON_ITS_WAY = 5.0
 
+# Faults that end an actor's process at once.
+KILLS = ("kill worker", "end worker")
+
 # Whoever is woken has a job within some milliseconds, or tens of them on a busy machine; when all look by themselves
 # only, it is hundreds. The median of this many waits lies between the two, whatever a few of them are.
 WOKEN_WITHIN = 0.1
@@ -232,7 +235,7 @@ class Accounts:
 
     def _over(self, get: Operation) -> float:
         """When it can take nothing any more, wherever on its way it was cut off."""
-        killed = (f.ended for f in self.faults if f["kind"] == "kill worker" and get.actor in f.get("actors", ()))
+        killed = (f.ended for f in self.faults if f["kind"] in KILLS and get.actor in f.get("actors", ()))
         return min(get.ended, *killed, float("inf")) + ON_ITS_WAY
 
     def never_put(self) -> Iterator[Violation]:
@@ -381,7 +384,7 @@ class Accounts:
                 asked = self._asked(completion, lease)
                 if any(other.ended < asked for other in later):
                     yield Violation("completed_outdated", f"{job} was leased anew", (lease, *later, completion))
-                elif not completion.get("kept_alive") and self.until(lease, asked) + SLACK < asked:
+                elif not completion.get("kept_alive") and self.until_at_most(lease, asked) + SLACK < asked:
                     yield Violation("completed_outdated", f"{job}: the lease had run out", (lease, completion))
 
     def _asked(self, completion: Operation, lease: Operation) -> float:
@@ -405,6 +408,15 @@ class Accounts:
         for operation in self.belonging_to(lease):
             if operation.do == "progress" and is_done(operation) and operation.began < at:
                 found = max(found, operation.began + operation["lease"])
+        return found
+
+    def until_at_most(self, lease: Operation, at: float) -> float:
+        """The same by what the server may know: it counts from when it has the call, answered or not."""
+        found: float = lease["until"]
+        for operation in self.belonging_to(lease):
+            if operation.do == "progress" and may_be_done(operation) and operation.began < at:
+                reached = operation.ended + (ON_ITS_WAY if operation.out == UNKNOWN else 0)
+                found = max(found, reached + operation["lease"])
         return found
 
     def belonging_to(self, lease: Operation) -> list[Operation]:
@@ -577,6 +589,11 @@ class Accounts:
             mode = modes[mode_of(job[0])]
             mode["taken"] += len(self.of(job, *TAKEN))
             mode["done"] += self.finished(job)
+        modes["leased"]["done by workers"] = sum(
+            is_done(operation) and operation.name.startswith("work")
+            for operation in self.by_place.values()
+            if operation.do == "complete"
+        )
         unknown = Counter(operation.do for operation in self.by_place.values() if operation.out == UNKNOWN)
         for do in ("born", "trouble", "keep"):
             unknown.pop(do, None)

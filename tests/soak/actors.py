@@ -16,10 +16,9 @@ import random
 import signal
 import sys
 import threading
-import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable
-from contextlib import ExitStack, suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -28,17 +27,22 @@ from typing import Any, ClassVar
 
 import psycopg
 
-from pgq_py import PQ, AsyncJob, AsyncPQ, Error, Job
-from pgq_py._sync import listener
+from pgq_py import PQ, AsyncJob, AsyncPQ, AsyncWorker, Error, Job, Worker
+from pgq_py._sync import hand, listener, settler
 from pgq_py.errors import CommitUnknown
 
 from .ledger import FAILED, OK, UNKNOWN, Ledger, RolledBack, name_of
+from .written import WrittenCalls, checksum, handed, named
 
 # The first word is the mode in which the queue's jobs are consumed.
 QUEUES = ("transactional", "transactional too", "leased", "fleeting")
 # Seconds; a worker is stopped for longer.
 LEASE = 2.0
+# Seconds that a worker leaves to what runs, when it is to end.
+GRACE = 1.0
 MAX_ATTEMPTS = 6
+# The name of the task that all leased jobs are calls of.
+TASK = "work"
 
 # Seconds for which a consumer waits for a job, and how often it looks meanwhile as nobody wakes it: the poll interval.
 # The longer both are, the longer is a wait in the calm when no wake-up comes.
@@ -71,6 +75,8 @@ class Part:
     queues: tuple[str, ...] = QUEUES
     # How long an actor works on a job at most, in seconds.
     work: float = 0.02
+    # How many jobs a worker does at the same time.
+    concurrency: int = 4
     poll: float | None = None
     plant: str | None = None
 
@@ -89,6 +95,10 @@ class Actor(ABC):
         self.pq = PQ(part.dsn)
         self.stopping = False
         self._conn: psycopg.Connection[Any] | None = None
+
+    def stop(self) -> None:
+        """Called at SIGTERM: end soon."""
+        self.stopping = True
 
     @abstractmethod
     def step(self) -> None:
@@ -148,10 +158,14 @@ class Producer(Actor):
         self.keys += 1
         return f"{self.id}.{self.keys}"
 
-    def data(self, key: str) -> dict[str, str]:
+    def data(self, key: str) -> dict[str, Any]:
         # Some of it out of line: by chance, or it would be compressed; not much, or it would fill the small disk.
         size = 4000 if self.chance(0.05) else self.dice.choice([0, 0, 100])
-        return {"key": key, "text": self.dice.randbytes(size // 2).hex()}
+        return self.called({"key": key, "text": self.dice.randbytes(size // 2).hex()})
+
+    def called(self, data: dict[str, Any]) -> dict[str, Any]:
+        """Leased jobs are calls of a task as well, for those workers that do tasks."""
+        return {**data, "task": TASK, "args": [data["key"]]} if mode_of(self.queue) == "leased" else data
 
     def options(self) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -168,7 +182,7 @@ class Producer(Actor):
         with self.ledger.operation("put", **self.intent(data, options=options)) as entry:
             entry.note(ids=[self.pq[self.queue].put(data, **_times(options))])
 
-    def intent(self, *data: dict[str, str], options: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
+    def intent(self, *data: dict[str, Any], options: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
         options = options or {}
         return {
             "queue": self.queue,
@@ -191,7 +205,7 @@ class Producer(Actor):
             except CommitUnknown:
                 sleep(0.1)
 
-    def batch(self) -> list[dict[str, str]]:
+    def batch(self) -> list[dict[str, Any]]:
         return [self.data(self.key()) for _ in range(self.dice.randrange(1, 20))]
 
     def put_many(self) -> None:
@@ -284,8 +298,8 @@ class Prober(Producer):
     def options(self) -> dict[str, Any]:
         return {}
 
-    def data(self, key: str) -> dict[str, str]:
-        return {"key": key}
+    def data(self, key: str) -> dict[str, Any]:
+        return self.called({"key": key})
 
 
 # Transactional consumers
@@ -300,20 +314,6 @@ class Consumer(Actor):
         super().__init__(part)
         self.names = tuple(name for name in part.queues if mode_of(name) == self.mode)
         self.queue: Any = self.pq[self.names if len(self.names) > 1 else self.names[0]]
-
-
-def named(*jobs: Job | AsyncJob) -> list[list[Any]]:
-    return [[job.queue, job.id, job.data["key"]] for job in jobs]
-
-
-def handed(*given: Job | AsyncJob | None) -> dict[str, Any]:
-    """What a ledger says of jobs that somebody is given."""
-    jobs = [job for job in given if job is not None]
-    return {"jobs": named(*jobs), "as": [[checksum(job.data), job.priority, job.attempts] for job in jobs]}
-
-
-def checksum(data: dict[str, str]) -> int:
-    return zlib.crc32(json.dumps(data, sort_keys=True).encode())
 
 
 class Taker(Consumer):
@@ -512,6 +512,147 @@ class EffectLeaser(Leaser):
     complete_by_block = complete
 
 
+# Workers: the package's own, on the same queue
+
+
+class NoLuck(Exception):
+    """Raised by a handler: the attempt has failed."""
+
+
+class Working(Consumer):
+    """A `Worker` in threads, which does tasks.
+
+    What it tells the server, and what that answers, is written down where the calls are made (written.py). It
+    ends now and then, as at SIGTERM, and the next takes its place.
+    """
+
+    mode = "leased"
+
+    def __init__(self, part: Part) -> None:
+        super().__init__(part)
+        self.calls = WrittenCalls(self.pq.schema, self.ledger)
+        self.pq.calls = self.calls
+        self.queue.task(name=TASK, bind=True, retry_in={NoLuck: 0})(self.called)
+        self.hooks: list[Any] = []
+        if self.part.plant in MISTAKES:
+            MISTAKES[self.part.plant](self)
+
+    def step(self) -> None:
+        self.worker = Worker(self.pq, self.queue, hooks=self.hooks, **self.options())
+        self.worker.run(signals=True)
+        self.stopping = self.stopping or self.worker.ended_by in ("stop", "now")
+
+    def options(self) -> dict[str, Any]:
+        return {
+            "concurrency": self.part.concurrency,
+            "prefetch": 2 * self.part.concurrency,
+            "lease_for": LEASE,
+            "grace": GRACE,
+            "max_jobs": self.dice.randrange(100, 400),
+            "consumer": self.id,
+        }
+
+    def called(self, job: Job, key: str) -> None:
+        """The task."""
+        assert key == job.data["key"]
+        of = self.calls.of(job)
+        with self.ledger.operation("work", **of):
+            sleep(self.seconds())
+        chosen = self.choose()
+        if chosen == "raise":
+            raise NoLuck
+        if chosen == "error":
+            job.error("no luck", retry_in=0.5)
+        elif chosen == "release":
+            job.release()
+        elif chosen == "effect":
+            with self.ledger.operation("complete", effect=True, **of) as entry, self.queue as cursor:
+                cursor.execute(EFFECT, [*named(job)[0], self.id, entry.op])
+                entry.note(done=job.complete())
+                if not entry.result["done"] or self.chance(0.1):
+                    raise NoLuck
+
+    def seconds(self) -> float:
+        """For how long to work. Some jobs outlast a lease, which the worker has to keep."""
+        long = 1.5 * LEASE if self.chance(0.02) else 0.8 if self.chance(0.05) else 0.0
+        return (self.part.work + long) * self.dice.random()
+
+    def choose(self) -> str | None:
+        """What becomes of the job; None: it is left to the worker to complete it."""
+        (chosen,) = self.dice.choices([None, "effect", "raise", "error", "release"], [24, 4, 2, 1, 1])
+        return chosen
+
+
+class AsyncWorking(Working):
+    """An `AsyncWorker`, whose handler is a coroutine function."""
+
+    def step(self) -> None:
+        asyncio.run(self.play())
+
+    async def play(self) -> None:
+        async with AsyncPQ(self.part.dsn) as pq:
+            pq.calls = self.calls
+            self.async_queue = pq[self.names[0]]
+            worker = AsyncWorker(pq, self.async_queue, handler=self.handle, **self.options())
+            await worker.run(signals=True)
+            self.stopping = self.stopping or worker.ended_by in ("stop", "now")
+
+    async def handle(self, job: AsyncJob) -> None:
+        of = self.calls.of(job)
+        with self.ledger.operation("work", **of):
+            await asyncio.sleep(self.seconds())
+        chosen = self.choose()
+        if chosen == "raise":
+            raise NoLuck
+        if chosen == "error":
+            await job.error("no luck", retry_in=0.5)
+        elif chosen == "release":
+            await job.release()
+        elif chosen == "effect":
+            with self.ledger.operation("complete", effect=True, **of) as entry:
+                async with self.async_queue as cursor:
+                    await cursor.execute(EFFECT, [*named(job)[0], self.id, entry.op])
+                    entry.note(done=await job.complete())
+                    if not entry.result["done"] or self.chance(0.1):
+                        raise NoLuck
+
+
+def settle_first(actor: Working) -> None:
+    """The mistake: the job is done as it begins."""
+
+    @contextmanager
+    def settled(job: Job) -> Iterator[None]:
+        actor.worker._hand.decide(job, None)
+        yield
+
+    actor.hooks.append(settled)
+
+
+def keep_nothing(actor: Working) -> None:
+    """The mistake: no heartbeat."""
+    settler.Pulse._beat = lambda self: None  # type: ignore[method-assign]
+
+
+def return_nothing(actor: Working) -> None:
+    """The mistake: what has not begun when the worker ends is left to its lease."""
+
+    def forget(self: hand.Hand, jobs: Any = None) -> int:
+        count = len(self.waiting)
+        self.held -= self.waiting
+        self.open -= self.waiting
+        self.waiting.clear()
+        return count
+
+    hand.Hand.take_back = forget  # type: ignore[method-assign]
+
+
+MISTAKES = {
+    "worker-settles-first": settle_first,
+    "worker-keeps-nothing": keep_nothing,
+    "worker-returns-nothing": return_nothing,
+}
+
+
 # At-most-once consumers
 
 
@@ -627,6 +768,8 @@ KINDS: dict[str, type[Actor]] = {
     "take-sql": SqlTaker,
     "lease": Leaser,
     "lease-effect": EffectLeaser,
+    "work": Working,
+    "work-async": AsyncWorking,
     "get": Getter,
     "consume": Eater,
     "tasks": Tasks,
@@ -666,10 +809,7 @@ def main() -> None:
         listener.POLL = part.poll
     actor = KINDS[part.kind](part)
 
-    def stop(*_: Any) -> None:
-        actor.stopping = True
-
-    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGTERM, lambda *_: actor.stop())
     threading.Thread(target=watch, args=[actor], daemon=True).start()
     actor.run()
 

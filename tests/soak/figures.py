@@ -39,6 +39,8 @@ def table(runs: list[dict[str, Any]]) -> Iterator[str]:
             ("done", "jobs done"),
         ):
             yield line(f"{mode}: {says}", *(run["modes"][mode].get(column, 0) for run in runs))
+        if mode == "leased":
+            yield line("leased: jobs done by workers", *(run["modes"][mode].get("done by workers", 0) for run in runs))
     yield counts("all faults", "faults")
     for kind in sorted({kind for run in runs for kind in run["faults"]}):
         yield line(f"fault: {kind}", *(run["faults"].get(kind, 0) for run in runs))

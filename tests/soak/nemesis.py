@@ -17,7 +17,7 @@ from typing import Any
 
 import psycopg
 
-from .actors import LEASE
+from .actors import LEASE, PATIENCE
 from .ledger import Ledger
 from .plan import Plan
 from .stage import Process, Stage, wait_until
@@ -166,6 +166,14 @@ class Nemesis:
         actor.kill()
         actor.start()
 
+    def end_worker(self, dice: random.Random, noted: dict[str, Any]) -> None:
+        """SIGTERM, as at each deploy. It explains nothing, but where whoever took too long was killed."""
+        actor = self.pick(dice)
+        noted["actors"] = []
+        if not actor.end_within(PATIENCE + 1):
+            noted["actors"] = [actor.name]
+        actor.start()
+
     def stop_worker(self, dice: random.Random, noted: dict[str, Any]) -> None:
         actor = self.pick(dice)
         noted["actors"] = [actor.name]
@@ -215,6 +223,7 @@ FAULTS: dict[str, Any] = {
     "statement timeout": Nemesis.statement_timeout,
     "disk full": Nemesis.disk_full,
     "kill worker": Nemesis.kill_worker,
+    "end worker": Nemesis.end_worker,
     "stop worker": Nemesis.stop_worker,
     "terminate backend": Nemesis.terminate_backend,
     "cut link": Nemesis.cut_link,
@@ -222,6 +231,7 @@ FAULTS: dict[str, Any] = {
 # Whose lost leases a fault explains: of those it names, or of everybody; an old snapshot, nobody's.
 SCOPE = {
     "kill worker": "actors",
+    "end worker": "actors",
     "stop worker": "actors",
     "terminate backend": "actors",
     "cut link": "actors",

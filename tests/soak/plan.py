@@ -9,7 +9,7 @@ from typing import Any
 CAST = (
     *("put", "put", "put-sql"),
     *("take", "take", "listen", "listen", "batch", "take-sql"),
-    *("lease", "lease", "lease", "lease-effect", "lease-effect"),
+    *("lease", "lease-effect", "work", "work", "lease", "work-async"),
     *("get", "get", "consume"),
     *("tasks", "keep"),
 )
@@ -27,6 +27,7 @@ SERVER_DECK = (
 )
 ACTOR_DECK = (
     *("kill worker", "kill worker", "kill worker", "kill worker"),
+    "end worker",
     "stop worker",
     *("terminate backend", "terminate backend"),
     "cut link",

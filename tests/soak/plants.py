@@ -120,6 +120,33 @@ PLANTS = {
             options={"queues": ("leased",), "work": 0.4, "pause": 0.2},
         ),
     ),
+    # Of those that run when their worker is killed.
+    "worker-settles-first": Plant(
+        "not_worked_on",
+        quiet(
+            4,
+            *("put", "work", "work"),
+            actor_deck=("kill worker",),
+            prey=("work",),
+            options={"queues": ("leased",), "work": 0.4, "pause": 0.1},
+        ),
+    ),
+    # Nothing goes wrong, but for what outlasts its lease.
+    "worker-keeps-nothing": Plant(
+        "delivered_without_cause",
+        quiet(8, "put", "work", "work", options={"queues": ("leased",), "work": 3.0, "pause": 0.4}),
+    ),
+    # More is leased than can begin at once.
+    "worker-returns-nothing": Plant(
+        "delivered_without_cause",
+        quiet(
+            8,
+            *("put", "put", "work", "work"),
+            actor_deck=("end worker",),
+            prey=("work",),
+            options={"queues": ("leased",), "work": 0.2, "pause": 0.02},
+        ),
+    ),
     "claim-in": Plant(
         "lost",
         quiet(4, "put", "take", "take", "get", "get", options={"queues": ("transactional", "fleeting")}),

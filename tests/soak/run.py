@@ -213,6 +213,7 @@ def report(result: Result) -> None:
     for mode, counts in summary["modes"].items():
         columns = ("put ok", "put failed", "put unknown", "taken", "done")
         say(f"{mode:15}" + "".join(f"{counts.get(column, 0):>10,}" for column in columns))
+    say(f"{'by workers':55}{summary['modes']['leased']['done by workers']:>10,}")
     for title in ("faults", "unknown outcomes", "explained", "errors"):
         say(f"\n{title}")
         for name, count in sorted(summary[title].items(), key=lambda item: -item[1]):

@@ -282,6 +282,15 @@ class Process:
         self.signal(signal.SIGCONT)
         self.signal(signal.SIGTERM)
 
+    def end_within(self, seconds: float) -> bool:
+        """End it; killed, and False, if it takes longer."""
+        self.end()
+        try:
+            self.wait(seconds)
+        except TimeoutError:
+            return False
+        return True
+
     def wait(self, seconds: float) -> None:
         try:
             self.popen.wait(seconds)
