@@ -817,6 +817,17 @@ def test_who_was_stopped_before_it_could_write_of_its_lease_makes_no_completion_
     assert story.violations() == []
 
 
+@pytest.mark.parametrize("why", ["its backend was ended before", "no fault", "its transaction went on"])
+def test_who_was_handed_a_job_by_a_server_that_then_ended_its_transaction_had_it_before(why):
+    story = good_day()
+    if why != "no fault":
+        story.fault("terminate backend", 1.05, 1.09, of="take 2")
+    error = {"error": "ConnectionLost"} if why != "its transaction went on" else {"error": "RolledBack"}
+    story.tell("take 2#1", "effect", 1.12, 1.2, FAILED, jobs=[["transactional", 1, "t"]], **error)
+    found = [violation.rule for violation in story.violations()]
+    assert found == ([] if why == "its backend was ended before" else ["taken_when_done"])
+
+
 def test_who_heard_late_of_a_job_that_another_has_done_meanwhile_had_it_before():
     """The link was cut when the answer was on its way, and the server killed, so that the job was back."""
     story = good_day()
