@@ -149,6 +149,9 @@ async def _outcome(hooks: Sequence[Hook], job: Any, function: Callable[[Any], An
     awaits it.
     """
     try:
+        if not hooks:
+            await _awaited(function(job))
+            return None
         async with AsyncExitStack() as stack:
             for hook in hooks:
                 context = hook(job)
@@ -156,12 +159,15 @@ async def _outcome(hooks: Sequence[Hook], job: Any, function: Callable[[Any], An
                     await stack.enter_async_context(context)
                 else:
                     stack.enter_context(context)
-            result = function(job)
-            if isawaitable(result):
-                await result
+            await _awaited(function(job))
     except BaseException as error:
         return error
     return None
+
+
+async def _awaited(result: Any) -> None:
+    if isawaitable(result):
+        await result
 
 
 def _raise(error: BaseException | None) -> None:
@@ -184,8 +190,11 @@ class AsyncCaller:
         """Call it with the job, to its end."""
         if not is_coroutine:
             function = self._in_thread(function)
-        # In a task of its own: what it sets in its context, or does to its task, is over when the job is.
-        _raise(await asyncio.ensure_future(_outcome(self._hooks, job, function)))
+        if is_coroutine or self._hooks:
+            # In a task of its own: what it sets in its context, or does to its task, is over when the job is.
+            _raise(await asyncio.create_task(_outcome(self._hooks, job, function)))
+        else:
+            await function(job)
 
     def _in_thread(self, function: Callable[[Any], Any]) -> Callable[[Any], Awaitable[None]]:
         # Not asyncio's executor: it has few threads, and the process would wait for a handler that never ends.
@@ -199,7 +208,7 @@ class AsyncCaller:
             result, error = await future
             _raise(error)
             if isawaitable(result):
-                await result
+                _raise(await asyncio.create_task(_outcome((), job, lambda _: result)))
 
         return run
 

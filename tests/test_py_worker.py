@@ -25,7 +25,7 @@ from pgq_py import PQ, AsyncWorker, Bury, Retry, Worker, errors
 from pgq_py import health as health_module
 from pgq_py._sync import feeder, settler
 from pgq_py._sync import worker as worker_module
-from pgq_py._sync.hand import TURN
+from pgq_py._sync.hand import TURN, Hand
 
 STATE = "select id, attempts, receipt is null from queue_job where queue = 'apples' order by id"
 
@@ -461,6 +461,16 @@ def test_what_waits_behind_slow_jobs_is_left_to_others(at_work, queue, held):
     wait_for(lambda: queue.stats().completed == 101)
 
 
+def test_what_was_returned_before_it_began_is_none_of_so_many_jobs(at_work, queue, held):
+    queue.put_many([*["quick"] * 60, "slow", *["quick"] * 40])
+    running = at_work.start(handler=lambda job: held(job) if job.data == "slow" else None, concurrency=1, max_jobs=101)
+    held.wait()
+    wait_for(lambda: queue.count() == 40)
+    held.go_on.set()
+    running.end()
+    assert queue.stats().completed == 101
+
+
 def test_slow_jobs_are_leased_no_earlier_than_they_begin(at_work, queue, held, conn):
     queue.put_many(range(20))
     at_work.start(handler=held, concurrency=3)
@@ -690,6 +700,16 @@ def test_a_lease_that_is_lost_is_seen_by_the_handler_and_its_result_dropped(at_w
     assert conn.execute("select id, attempts, receipt is null from queue_job").fetchall() == [(id, 1, False)]
     (record,) = [record for record in caplog.records if "is dropped" in record.message]
     assert (record.levelname, record.job_id) == ("WARNING", id)
+
+
+def test_a_job_whose_lease_is_lost_before_it_begins_is_not_begun(queue):
+    queue.put(1)
+    job = queue.lease()
+    hand = Hand(1, 0)
+    hand.add([job])
+    assert hand.lose(job)
+    assert (hand.held, hand.open, hand.waiting) == (set(), set(), set())
+    assert (job.lost, hand.decide(job, None), hand.take_back()) == (True, False, 0)
 
 
 def test_a_job_whose_lease_is_over_before_it_begins_is_not_begun(database, queue, held, conn, monkeypatch):

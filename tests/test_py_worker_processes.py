@@ -240,7 +240,7 @@ def test_a_process_that_dies_has_a_successor(work, queue, conn, ledger):
     ((_, crashed),) = ledger("begun")
     process.wait_for("the next starts in")
     wait_for(lambda: process.log.count("works on") == 3)
-    queue.put_many(notes(60, 0.02))
+    queue.put_many(notes(16, 0.5))
     wait_for(lambda: queue.count(scheduled=True) == 0)
     pids = {pid for _, pid in ledger()}
     assert (len(pids), crashed in pids) == (2, False)
@@ -250,7 +250,7 @@ def test_a_process_that_dies_has_a_successor(work, queue, conn, ledger):
 def test_processes_whose_supervisor_was_killed_end(work, queue, ledger):
     process = work("worker_app", "--processes", "2")
     wait_for(lambda: process.log.count("works on") == 2)
-    queue.put_many(notes(40, 0.02))
+    queue.put_many(notes(16, 0.5))
     wait_for(lambda: len({pid for _, pid in ledger()}) == 2)
     process.process.kill()
     process.end()
@@ -299,12 +299,12 @@ def test_a_changed_file_is_run_by_a_successor(work, queue, conn, ledger, tmp_pat
 def test_a_hang_up_gives_each_process_a_successor(work, queue, ledger):
     process = work("worker_app", "--processes", "2")
     wait_for(lambda: process.log.count("works on") == 2)
-    queue.put_many(notes(40, 0.02))
+    queue.put_many(notes(16, 0.5))
     wait_for(lambda: len({pid for _, pid in ledger()}) == 2)
     before = {pid for _, pid in ledger()}
     process.signal(signal.SIGHUP)
     wait_for(lambda: process.log.count("works on") == 4)
-    queue.put_many(notes(40, 0.02))
+    queue.put_many(notes(16, 0.5))
     wait_for(lambda: queue.count(scheduled=True) == 0)
     assert len({pid for _, pid in ledger()} - before) == 2
     assert process.stop() == 0
@@ -351,6 +351,23 @@ def test_a_process_that_asks_for_the_next_at_once_waits_ever_longer(tmp_path):
         os.close(ours)
     assert not child.is_over
     assert child.start_at > monotonic() + 1
+
+
+def test_a_process_that_does_not_end_is_killed_after_the_grace(tmp_path):
+    deaf = "import pathlib, signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); pathlib.Path('deaf').touch()"
+    code = f"""
+import sys
+from pgq_py import supervisor
+supervisor.EXTRA = 0.1
+sys.exit(supervisor.Supervisor([sys.executable, "-c", {deaf + "; signal.pause()"!r}], 1, 0.1).run())
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    try:
+        wait_for((tmp_path / "deaf").exists)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 1
+    finally:
+        process.kill()
 
 
 @pytest.mark.parametrize("args", [(), ("--processes", "2")])
