@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from time import time_ns
 from typing import Any
 
 import psycopg
@@ -20,7 +21,8 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 from sql_sessions import value
-from working import Works, works
+from working import Works, wait_for, works
+from worlds import Background
 
 from pgq_py import PQ, AsyncPQ, LeaseLost, otel
 from pgq_py.calls import Calls
@@ -247,6 +249,26 @@ def test_a_get_links_to_the_producer(pq: PQ, traces: Traces) -> None:
         "messaging.message.id": str(id),
         "messaging.destination.name": "apples",
     }
+
+
+def test_a_get_lasts_from_its_statement_to_its_jobs(
+    pq: PQ, traces: Traces, conn: psycopg.Connection[Any], database: Database
+) -> None:
+    pq["apples"].put(1)
+    traces.take()
+    with database.connect(autocommit=False) as blocker:
+        blocker.execute("lock queue_job in access exclusive mode")
+        getting = Background(got, pq)
+        waiting = """select count(*) from pg_stat_activity
+            where wait_event_type = 'Lock' and datname = current_database()"""
+        wait_for(lambda: value(conn, waiting))
+        meanwhile = time_ns()
+        blocker.rollback()
+    getting.result()
+    span = traces.one("get apples")
+    assert span.start_time is not None
+    assert span.end_time is not None
+    assert span.start_time < meanwhile < span.end_time
 
 
 def test_a_batch_links_to_each_producer(pq: PQ, traces: Traces) -> None:
