@@ -881,6 +881,35 @@ def test_a_restart_of_the_server_is_bridged_and_told_once(own_server, kind, capl
 
 
 @pytest.mark.parametrize("kind", ["threads", "asyncio"])
+def test_leases_are_kept_after_an_outage_too(own_server, kind, caplog):
+    go_on = threading.Event()
+
+    def handle(job: Any) -> None:
+        if job.data == "long":
+            assert go_on.wait(2 * PATIENCE)
+
+    with works(kind, own_server.dsn()) as made:
+        running = made.start(handler=handle, lease_for=1.5)
+        wait_for(lambda: running.worker.is_taking)
+        own_server.stop()
+        wait_for(lambda: "lost the connection" in caplog.text)
+        own_server.start()
+        with PQ(own_server.dsn()) as pq, psycopg.connect(own_server.dsn(), autocommit=True) as conn:
+            pq["apples"].put("long")
+
+            def until() -> Any:
+                (row,) = conn.execute("select lease_until from queue_job").fetchall()
+                return row[0]
+
+            wait_for(until)
+            first = until()
+            wait_for(lambda: until() > first, "a heartbeat")
+            go_on.set()
+            wait_for(lambda: pq["apples"].stats().completed == 1)
+        running.stop()
+
+
+@pytest.mark.parametrize("kind", ["threads", "asyncio"])
 def test_it_ends_though_the_server_is_away(own_server, kind, caplog):
     go_on, began = threading.Event(), threading.Event()
 
