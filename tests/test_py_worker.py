@@ -898,7 +898,7 @@ def test_leases_are_kept_after_an_outage_too(own_server, kind, caplog):
             pq["apples"].put("long")
 
             def until() -> Any:
-                (row,) = conn.execute("select lease_until from queue_job").fetchall()
+                (row,) = conn.execute("select lease_until from queue_job where attempts = 1").fetchall()
                 return row[0]
 
             wait_for(until)
