@@ -487,6 +487,10 @@ def test_health_names_what_hurts_and_how_much(run, conn):
     assert "paused" not in run("health", "--older-than", "0s", "--critical", code=4).stdout
 
 
+def test_a_port_that_there_is_none_of_is_a_wrong_argument(run):
+    assert "99999 is not in the range" in run("metrics", "--port", 99999, code=2).stderr
+
+
 def test_bench_leaves_nothing(run, conn):
     found = lines(run("bench", "--seconds", "0.05", "--json"))
     assert [one["unit"] for one in found] == ["jobs/s"] * 4 + ["ms"] * 2

@@ -637,22 +637,25 @@ def test_a_job_that_takes_longer_than_its_lease_is_nobody_elses(at_work, queue):
 
 
 @pytest.mark.long
-def test_a_job_of_twenty_seconds_with_a_lease_of_three_is_nobody_elses(at_work, queue):
-    queue.put(1)
-    begun: list[int] = []
+def test_a_job_of_twenty_seconds_with_a_lease_of_three_is_nobody_elses(database, queue):
+    """Both kinds at the same time, each with another worker on its queue."""
+    begun: list[tuple[str, int]] = []
 
     def handle(job: Any) -> None:
-        begun.append(job.attempts)
+        begun.append((job.queue, job.attempts))
         threading.Event().wait(20)
 
-    first = at_work.start(handler=handle, lease_for=3)
-    other = at_work.start(handler=handle, lease_for=3)
-    patience = monotonic() + 60
-    while not queue.stats().completed and monotonic() < patience:
-        threading.Event().wait(0.1)
-    first.stop()
-    other.stop()
-    assert (begun, queue.stats().completed) == ([1], 1)
+    pq = queue._pq
+    with works("threads", database.dsn) as threads, works("asyncio", database.dsn) as loops:
+        for at_work in (threads, loops):
+            pq[at_work.kind].put(1)
+            for _ in range(2):
+                at_work.start(at_work.kind, handler=handle, lease_for=3)
+        patience = monotonic() + 60
+        while not all(pq[kind].stats().completed for kind in ("threads", "asyncio")) and monotonic() < patience:
+            threading.Event().wait(0.1)
+    assert sorted(begun) == [("asyncio", 1), ("threads", 1)]
+    assert [pq[kind].stats().completed for kind in ("threads", "asyncio")] == [1, 1]
 
 
 def test_the_lease_of_the_task_holds_from_the_first_heartbeat(at_work, queue, held, conn):
