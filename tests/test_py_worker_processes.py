@@ -261,7 +261,12 @@ def test_processes_whose_supervisor_was_killed_end(work, queue, ledger):
         except FileNotFoundError:
             return True
 
-    wait_for(lambda: all(is_gone(pid) for _, pid in ledger()))
+    try:
+        wait_for(lambda: all(is_gone(pid) for _, pid in ledger()))
+    finally:
+        for pid in {pid for _, pid in ledger()}:
+            if not is_gone(pid):
+                os.kill(pid, signal.SIGKILL)
 
 
 def test_a_burst_of_processes_ends_with_exit_code_0(work, queue, conn, ledger):
