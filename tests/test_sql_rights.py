@@ -198,8 +198,10 @@ def test_execute_is_granted_on_what_the_rights_need_and_on_nothing_else(conn, ro
 
 def test_every_function_asks_before_it_does_anything_else():
     owner = (
-        "if session_user <> current_user or current_setting('session_authorization') = '' "
-        "or current_setting('role') <> 'none' then"
+        "if session_user <> current_user\n"
+        "        or current_setting('session_authorization') = ''\n"
+        "        or current_setting('role') <> 'none'\n"
+        "    then"
     )
     for path in sorted((ROOT / "sql" / "functions").glob("queue_*.sql")):
         if path.stem in {"queue_version", "queue_rights"}:

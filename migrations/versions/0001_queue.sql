@@ -2081,7 +2081,10 @@ begin
     if octet_length(queue_bury.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_bury.queue);
     end if;
-    if session_user <> current_user or current_setting('session_authorization') = '' or current_setting('role') <> 'none' then
+    if session_user <> current_user
+        or current_setting('session_authorization') = ''
+        or current_setting('role') <> 'none'
+    then
         perform _queue_allow(queue_bury.queue, 'get');
     end if;
     -- What is dead may be put back into the queue, where the same holds. An id that is yet to come would then
@@ -2185,7 +2188,10 @@ begin
     if octet_length(queue_cancel.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_cancel.queue);
     end if;
-    if session_user <> current_user or current_setting('session_authorization') = '' or current_setting('role') <> 'none' then
+    if session_user <> current_user
+        or current_setting('session_authorization') = ''
+        or current_setting('role') <> 'none'
+    then
         perform _queue_allow(queue_cancel.queue, 'manage');
     end if;
     perform
@@ -2230,7 +2236,10 @@ begin
     if octet_length(queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue);
     end if;
-    if session_user <> current_user or current_setting('session_authorization') = '' or current_setting('role') <> 'none' then
+    if session_user <> current_user
+        or current_setting('session_authorization') = ''
+        or current_setting('role') <> 'none'
+    then
         perform _queue_allow(queue, 'get');
     end if;
     return _queue_channel(queue);
@@ -2278,7 +2287,10 @@ begin
     if octet_length(queue_clear.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_clear.queue);
     end if;
-    if session_user <> current_user or current_setting('session_authorization') = '' or current_setting('role') <> 'none' then
+    if session_user <> current_user
+        or current_setting('session_authorization') = ''
+        or current_setting('role') <> 'none'
+    then
         perform _queue_allow(queue_clear.queue, 'manage');
     end if;
     -- In steps along the primary key: a join of all that is locked with all that is there
@@ -2346,7 +2358,9 @@ begin
     if (
         octet_length(queue_complete.queue) between 1 and 255
         and (
-            session_user = current_user and current_setting('session_authorization') <> '' and current_setting('role') = 'none'
+            session_user = current_user
+            and current_setting('session_authorization') <> ''
+            and current_setting('role') = 'none'
             or _queue_may(queue_complete.queue, 'get')
         )
     ) is not true then
@@ -2424,7 +2438,10 @@ begin
     if octet_length(queue_complete_many.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_complete_many.queue);
     end if;
-    if session_user <> current_user or current_setting('session_authorization') = '' or current_setting('role') <> 'none' then
+    if session_user <> current_user
+        or current_setting('session_authorization') = ''
+        or current_setting('role') <> 'none'
+    then
         perform _queue_allow(queue_complete_many.queue, 'get');
     end if;
     if cardinality(ids) <> cardinality(receipts) is not false then
@@ -2514,7 +2531,10 @@ begin
     if octet_length(queue_count.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_count.queue);
     end if;
-    if session_user <> current_user or current_setting('session_authorization') = '' or current_setting('role') <> 'none' then
+    if session_user <> current_user
+        or current_setting('session_authorization') = ''
+        or current_setting('role') <> 'none'
+    then
         perform _queue_allow(queue_count.queue, 'observe', 'manage');
     end if;
     if queue_count.scheduled then
@@ -2576,7 +2596,10 @@ begin
     if octet_length(queue_create.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_create.queue);
     end if;
-    if session_user <> current_user or current_setting('session_authorization') = '' or current_setting('role') <> 'none' then
+    if session_user <> current_user
+        or current_setting('session_authorization') = ''
+        or current_setting('role') <> 'none'
+    then
         perform _queue_allow(queue_create.queue, 'manage');
     end if;
     v_wrong := case
@@ -2686,7 +2709,10 @@ begin
     if octet_length(queue_dead_delete.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_dead_delete.queue);
     end if;
-    if session_user <> current_user or current_setting('session_authorization') = '' or current_setting('role') <> 'none' then
+    if session_user <> current_user
+        or current_setting('session_authorization') = ''
+        or current_setting('role') <> 'none'
+    then
         perform _queue_allow(queue_dead_delete.queue, 'manage');
     end if;
     if queue_dead_delete.count < 1 then
@@ -2774,7 +2800,10 @@ begin
     if octet_length(queue_dead_list.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_dead_list.queue);
     end if;
-    if session_user <> current_user or current_setting('session_authorization') = '' or current_setting('role') <> 'none' then
+    if session_user <> current_user
+        or current_setting('session_authorization') = ''
+        or current_setting('role') <> 'none'
+    then
         perform _queue_allow(queue_dead_list.queue, 'observe', 'manage');
     end if;
     if queue_dead_list.count < 1 then
@@ -2837,7 +2866,10 @@ begin
     if octet_length(queue_drop.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_drop.queue);
     end if;
-    if session_user <> current_user or current_setting('session_authorization') = '' or current_setting('role') <> 'none' then
+    if session_user <> current_user
+        or current_setting('session_authorization') = ''
+        or current_setting('role') <> 'none'
+    then
         perform _queue_allow(queue_drop.queue, 'manage');
     end if;
     -- All rows in one order, so that two calls wait for each other. The totals twice: first, while
@@ -2920,7 +2952,10 @@ begin
     if octet_length(queue_error.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_error.queue);
     end if;
-    if session_user <> current_user or current_setting('session_authorization') = '' or current_setting('role') <> 'none' then
+    if session_user <> current_user
+        or current_setting('session_authorization') = ''
+        or current_setting('role') <> 'none'
+    then
         perform _queue_allow(queue_error.queue, 'get');
     end if;
     if queue_error.retry_in is not null then
@@ -3001,7 +3036,10 @@ begin
     if octet_length(queue_error_many.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_error_many.queue);
     end if;
-    if session_user <> current_user or current_setting('session_authorization') = '' or current_setting('role') <> 'none' then
+    if session_user <> current_user
+        or current_setting('session_authorization') = ''
+        or current_setting('role') <> 'none'
+    then
         perform _queue_allow(queue_error_many.queue, 'get');
     end if;
     if cardinality(ids) <> cardinality(receipts) is not false then
@@ -3280,7 +3318,9 @@ begin
         octet_length(queue_get.queue) between 1 and 255
         and queue_get.count between 1 and 100000
         and (
-            session_user = current_user and current_setting('session_authorization') <> '' and current_setting('role') = 'none'
+            session_user = current_user
+            and current_setting('session_authorization') <> ''
+            and current_setting('role') = 'none'
             or _queue_may(queue_get.queue, 'get')
         )
     ) is not true then
@@ -3532,7 +3572,10 @@ begin
     if queue_get_any.count between 1 and 100000 is not true then
         perform _queue_refuse_count(queue_get_any.count);
     end if;
-    if session_user <> current_user or current_setting('session_authorization') = '' or current_setting('role') <> 'none' then
+    if session_user <> current_user
+        or current_setting('session_authorization') = ''
+        or current_setting('role') <> 'none'
+    then
         -- All of them before any is looked at: whether there are jobs in it is told by no queue without the right.
         perform _queue_allow(q.name, 'get')
         from unnest(queues) as q (name)
@@ -3594,7 +3637,10 @@ begin
     if octet_length(queue_grant.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_grant.queue);
     end if;
-    if session_user <> current_user or current_setting('session_authorization') = '' or current_setting('role') <> 'none' then
+    if session_user <> current_user
+        or current_setting('session_authorization') = ''
+        or current_setting('role') <> 'none'
+    then
         perform _queue_allow(queue_grant.queue, 'grant');
     end if;
     return _queue_give(queue_grant.queue, queue_grant.role, queue_grant.privilege);
@@ -3639,7 +3685,10 @@ security definer
 set search_path from current
 as $$
 begin
-    if session_user <> current_user or current_setting('session_authorization') = '' or current_setting('role') <> 'none' then
+    if session_user <> current_user
+        or current_setting('session_authorization') = ''
+        or current_setting('role') <> 'none'
+    then
         perform _queue_allow('', 'grant');
     end if;
     return _queue_give('', queue_grant_all.role, queue_grant_all.privilege);
@@ -3706,7 +3755,10 @@ declare
     v_due bigint;
     v_due_since timestamptz;
 begin
-    if session_user <> current_user or current_setting('session_authorization') = '' or current_setting('role') <> 'none' then
+    if session_user <> current_user
+        or current_setting('session_authorization') = ''
+        or current_setting('role') <> 'none'
+    then
         perform _queue_allow('', 'observe', 'manage');
     end if;
     -- What holds vacuum back. A session does so in its own database only, as a prepared
@@ -4431,7 +4483,9 @@ begin
         and queue_lease.count between 1 and 100000
         and (queue_lease.consumer is null or octet_length(queue_lease.consumer) <= 255)
         and (
-            session_user = current_user and current_setting('session_authorization') <> '' and current_setting('role') = 'none'
+            session_user = current_user
+            and current_setting('session_authorization') <> ''
+            and current_setting('role') = 'none'
             or _queue_may(queue_lease.queue, 'get')
         )
     ) is not true then
@@ -4719,7 +4773,10 @@ begin
     if queue_lease_any.count between 1 and 100000 is not true then
         perform _queue_refuse_count(queue_lease_any.count);
     end if;
-    if session_user <> current_user or current_setting('session_authorization') = '' or current_setting('role') <> 'none' then
+    if session_user <> current_user
+        or current_setting('session_authorization') = ''
+        or current_setting('role') <> 'none'
+    then
         -- All of them before any is looked at: whether there are jobs in it is told by no queue without the right.
         perform _queue_allow(q.name, 'get')
         from unnest(queues) as q (name)
@@ -4807,7 +4864,10 @@ begin
     if octet_length(queue_list.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_list.queue);
     end if;
-    if session_user <> current_user or current_setting('session_authorization') = '' or current_setting('role') <> 'none' then
+    if session_user <> current_user
+        or current_setting('session_authorization') = ''
+        or current_setting('role') <> 'none'
+    then
         perform _queue_allow(queue_list.queue, 'observe', 'manage');
     end if;
     if queue_list.count < 1 then
@@ -4981,7 +5041,10 @@ declare
     v_forget bigint := 0;
     v_promote bigint := 0;
 begin
-    if session_user <> current_user or current_setting('session_authorization') = '' or current_setting('role') <> 'none' then
+    if session_user <> current_user
+        or current_setting('session_authorization') = ''
+        or current_setting('role') <> 'none'
+    then
         perform _queue_allow('', 'manage');
     end if;
     -- Each part passes over what others hold. What goes wrong with one queue is reported, and
@@ -5193,7 +5256,10 @@ begin
     if octet_length(queue_pause.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_pause.queue);
     end if;
-    if session_user <> current_user or current_setting('session_authorization') = '' or current_setting('role') <> 'none' then
+    if session_user <> current_user
+        or current_setting('session_authorization') = ''
+        or current_setting('role') <> 'none'
+    then
         perform _queue_allow(queue_pause.queue, 'manage');
     end if;
     insert into queue_setting as s (queue, paused) values (queue_pause.queue, true)
@@ -5243,7 +5309,10 @@ begin
     if octet_length(queue_progress.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_progress.queue);
     end if;
-    if session_user <> current_user or current_setting('session_authorization') = '' or current_setting('role') <> 'none' then
+    if session_user <> current_user
+        or current_setting('session_authorization') = ''
+        or current_setting('role') <> 'none'
+    then
         perform _queue_allow(queue_progress.queue, 'get');
     end if;
     if not queue_progress.lease between interval '1 microsecond' and interval '10 years' then
@@ -5332,7 +5401,10 @@ begin
     if octet_length(queue_progress_many.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_progress_many.queue);
     end if;
-    if session_user <> current_user or current_setting('session_authorization') = '' or current_setting('role') <> 'none' then
+    if session_user <> current_user
+        or current_setting('session_authorization') = ''
+        or current_setting('role') <> 'none'
+    then
         perform _queue_allow(queue_progress_many.queue, 'get');
     end if;
     if cardinality(ids) <> cardinality(receipts) is not false then
@@ -5406,7 +5478,9 @@ begin
     if
         octet_length(queue_put.queue) between 1 and 255
         and (
-            session_user = current_user and current_setting('session_authorization') <> '' and current_setting('role') = 'none'
+            session_user = current_user
+            and current_setting('session_authorization') <> ''
+            and current_setting('role') = 'none'
             or _queue_may(queue_put.queue, 'put')
         )
         and (queue_put.data is not null) <> (queue_put.data_text is not null or queue_put.data_bytes is not null)
@@ -5578,7 +5652,10 @@ begin
     if octet_length(queue_put_many.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_put_many.queue);
     end if;
-    if session_user <> current_user or current_setting('session_authorization') = '' or current_setting('role') <> 'none' then
+    if session_user <> current_user
+        or current_setting('session_authorization') = ''
+        or current_setting('role') <> 'none'
+    then
         perform _queue_allow(queue_put_many.queue, 'put');
     end if;
     if num_nonnulls(queue_put_many.data, queue_put_many.data_text, queue_put_many.data_bytes) > 1 then
@@ -5789,7 +5866,10 @@ begin
     if octet_length(queue_redrive.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_redrive.queue);
     end if;
-    if session_user <> current_user or current_setting('session_authorization') = '' or current_setting('role') <> 'none' then
+    if session_user <> current_user
+        or current_setting('session_authorization') = ''
+        or current_setting('role') <> 'none'
+    then
         perform _queue_allow(queue_redrive.queue, 'manage');
     end if;
     if queue_redrive.count < 1 then
@@ -5883,7 +5963,10 @@ begin
     if octet_length(queue_release.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_release.queue);
     end if;
-    if session_user <> current_user or current_setting('session_authorization') = '' or current_setting('role') <> 'none' then
+    if session_user <> current_user
+        or current_setting('session_authorization') = ''
+        or current_setting('role') <> 'none'
+    then
         perform _queue_allow(queue_release.queue, 'get');
     end if;
     update queue_job j
@@ -5939,7 +6022,10 @@ begin
     if octet_length(queue_release_many.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_release_many.queue);
     end if;
-    if session_user <> current_user or current_setting('session_authorization') = '' or current_setting('role') <> 'none' then
+    if session_user <> current_user
+        or current_setting('session_authorization') = ''
+        or current_setting('role') <> 'none'
+    then
         perform _queue_allow(queue_release_many.queue, 'get');
     end if;
     if cardinality(ids) <> cardinality(receipts) is not false then
@@ -5992,7 +6078,10 @@ begin
     if octet_length(queue_resume.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_resume.queue);
     end if;
-    if session_user <> current_user or current_setting('session_authorization') = '' or current_setting('role') <> 'none' then
+    if session_user <> current_user
+        or current_setting('session_authorization') = ''
+        or current_setting('role') <> 'none'
+    then
         perform _queue_allow(queue_resume.queue, 'manage');
     end if;
     update queue_setting s set paused = false where s.queue = queue_resume.queue and s.paused;
@@ -6034,7 +6123,10 @@ begin
     if octet_length(queue_revoke.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_revoke.queue);
     end if;
-    if session_user <> current_user or current_setting('session_authorization') = '' or current_setting('role') <> 'none' then
+    if session_user <> current_user
+        or current_setting('session_authorization') = ''
+        or current_setting('role') <> 'none'
+    then
         perform _queue_allow(queue_revoke.queue, 'grant');
     end if;
     return _queue_take(queue_revoke.queue, queue_revoke.role, queue_revoke.privilege);
@@ -6075,7 +6167,10 @@ security definer
 set search_path from current
 as $$
 begin
-    if session_user <> current_user or current_setting('session_authorization') = '' or current_setting('role') <> 'none' then
+    if session_user <> current_user
+        or current_setting('session_authorization') = ''
+        or current_setting('role') <> 'none'
+    then
         perform _queue_allow('', 'grant');
     end if;
     return _queue_take(null, queue_revoke_all.role, queue_revoke_all.privilege);
@@ -6160,7 +6255,10 @@ begin
     if octet_length(queue_settings.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_settings.queue);
     end if;
-    if session_user <> current_user or current_setting('session_authorization') = '' or current_setting('role') <> 'none' then
+    if session_user <> current_user
+        or current_setting('session_authorization') = ''
+        or current_setting('role') <> 'none'
+    then
         perform _queue_allow(queue_settings.queue, 'observe', 'manage');
     end if;
     return query
@@ -6226,7 +6324,9 @@ as $$
 declare
     v_now timestamptz := clock_timestamp();
     v_is_limited boolean :=
-        session_user <> current_user or current_setting('session_authorization') = '' or current_setting('role') <> 'none';
+        session_user <> current_user
+        or current_setting('session_authorization') = ''
+        or current_setting('role') <> 'none';
     v_queue text;
     v_see record;
     v_jobs bigint;
@@ -6567,7 +6667,10 @@ begin
     if octet_length(queue_update.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_update.queue);
     end if;
-    if session_user <> current_user or current_setting('session_authorization') = '' or current_setting('role') <> 'none' then
+    if session_user <> current_user
+        or current_setting('session_authorization') = ''
+        or current_setting('role') <> 'none'
+    then
         if queue_update.receipt is null then
             perform _queue_allow(queue_update.queue, 'manage');
         else
@@ -6693,7 +6796,10 @@ begin
     if octet_length(queue_wait.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_wait.queue);
     end if;
-    if session_user <> current_user or current_setting('session_authorization') = '' or current_setting('role') <> 'none' then
+    if session_user <> current_user
+        or current_setting('session_authorization') = ''
+        or current_setting('role') <> 'none'
+    then
         perform _queue_allow(queue_wait.queue, 'get', 'observe', 'manage');
     end if;
     -- Who put before this session began to listen, and has not committed, may not notify. None of them is left

@@ -28,7 +28,10 @@ begin
     if octet_length(queue_bury.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_bury.queue);
     end if;
-    if session_user <> current_user or current_setting('session_authorization') = '' or current_setting('role') <> 'none' then
+    if session_user <> current_user
+        or current_setting('session_authorization') = ''
+        or current_setting('role') <> 'none'
+    then
         perform _queue_allow(queue_bury.queue, 'get');
     end if;
     -- What is dead may be put back into the queue, where the same holds. An id that is yet to come would then

@@ -21,7 +21,10 @@ begin
     if octet_length(queue_clear.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_clear.queue);
     end if;
-    if session_user <> current_user or current_setting('session_authorization') = '' or current_setting('role') <> 'none' then
+    if session_user <> current_user
+        or current_setting('session_authorization') = ''
+        or current_setting('role') <> 'none'
+    then
         perform _queue_allow(queue_clear.queue, 'manage');
     end if;
     -- In steps along the primary key: a join of all that is locked with all that is there

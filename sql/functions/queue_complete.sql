@@ -17,7 +17,9 @@ begin
     if (
         octet_length(queue_complete.queue) between 1 and 255
         and (
-            session_user = current_user and current_setting('session_authorization') <> '' and current_setting('role') = 'none'
+            session_user = current_user
+            and current_setting('session_authorization') <> ''
+            and current_setting('role') = 'none'
             or _queue_may(queue_complete.queue, 'get')
         )
     ) is not true then

@@ -14,7 +14,10 @@ begin
     if octet_length(queue_count.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_count.queue);
     end if;
-    if session_user <> current_user or current_setting('session_authorization') = '' or current_setting('role') <> 'none' then
+    if session_user <> current_user
+        or current_setting('session_authorization') = ''
+        or current_setting('role') <> 'none'
+    then
         perform _queue_allow(queue_count.queue, 'observe', 'manage');
     end if;
     if queue_count.scheduled then

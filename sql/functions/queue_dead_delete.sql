@@ -20,7 +20,10 @@ begin
     if octet_length(queue_dead_delete.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_dead_delete.queue);
     end if;
-    if session_user <> current_user or current_setting('session_authorization') = '' or current_setting('role') <> 'none' then
+    if session_user <> current_user
+        or current_setting('session_authorization') = ''
+        or current_setting('role') <> 'none'
+    then
         perform _queue_allow(queue_dead_delete.queue, 'manage');
     end if;
     if queue_dead_delete.count < 1 then

@@ -16,7 +16,10 @@ begin
     if octet_length(queue_drop.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_drop.queue);
     end if;
-    if session_user <> current_user or current_setting('session_authorization') = '' or current_setting('role') <> 'none' then
+    if session_user <> current_user
+        or current_setting('session_authorization') = ''
+        or current_setting('role') <> 'none'
+    then
         perform _queue_allow(queue_drop.queue, 'manage');
     end if;
     -- All rows in one order, so that two calls wait for each other. The totals twice: first, while

@@ -20,7 +20,10 @@ begin
     if octet_length(queue_error.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_error.queue);
     end if;
-    if session_user <> current_user or current_setting('session_authorization') = '' or current_setting('role') <> 'none' then
+    if session_user <> current_user
+        or current_setting('session_authorization') = ''
+        or current_setting('role') <> 'none'
+    then
         perform _queue_allow(queue_error.queue, 'get');
     end if;
     if queue_error.retry_in is not null then

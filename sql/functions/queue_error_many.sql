@@ -24,7 +24,10 @@ begin
     if octet_length(queue_error_many.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_error_many.queue);
     end if;
-    if session_user <> current_user or current_setting('session_authorization') = '' or current_setting('role') <> 'none' then
+    if session_user <> current_user
+        or current_setting('session_authorization') = ''
+        or current_setting('role') <> 'none'
+    then
         perform _queue_allow(queue_error_many.queue, 'get');
     end if;
     if cardinality(ids) <> cardinality(receipts) is not false then

@@ -50,7 +50,9 @@ begin
         octet_length(queue_get.queue) between 1 and 255
         and queue_get.count between 1 and 100000
         and (
-            session_user = current_user and current_setting('session_authorization') <> '' and current_setting('role') = 'none'
+            session_user = current_user
+            and current_setting('session_authorization') <> ''
+            and current_setting('role') = 'none'
             or _queue_may(queue_get.queue, 'get')
         )
     ) is not true then

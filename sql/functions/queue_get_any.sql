@@ -44,7 +44,10 @@ begin
     if queue_get_any.count between 1 and 100000 is not true then
         perform _queue_refuse_count(queue_get_any.count);
     end if;
-    if session_user <> current_user or current_setting('session_authorization') = '' or current_setting('role') <> 'none' then
+    if session_user <> current_user
+        or current_setting('session_authorization') = ''
+        or current_setting('role') <> 'none'
+    then
         -- All of them before any is looked at: whether there are jobs in it is told by no queue without the right.
         perform _queue_allow(q.name, 'get')
         from unnest(queues) as q (name)

@@ -13,7 +13,10 @@ begin
     if octet_length(queue_grant.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_grant.queue);
     end if;
-    if session_user <> current_user or current_setting('session_authorization') = '' or current_setting('role') <> 'none' then
+    if session_user <> current_user
+        or current_setting('session_authorization') = ''
+        or current_setting('role') <> 'none'
+    then
         perform _queue_allow(queue_grant.queue, 'grant');
     end if;
     return _queue_give(queue_grant.queue, queue_grant.role, queue_grant.privilege);

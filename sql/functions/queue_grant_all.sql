@@ -9,7 +9,10 @@ security definer
 set search_path from current
 as $$
 begin
-    if session_user <> current_user or current_setting('session_authorization') = '' or current_setting('role') <> 'none' then
+    if session_user <> current_user
+        or current_setting('session_authorization') = ''
+        or current_setting('role') <> 'none'
+    then
         perform _queue_allow('', 'grant');
     end if;
     return _queue_give('', queue_grant_all.role, queue_grant_all.privilege);

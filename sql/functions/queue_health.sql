@@ -42,7 +42,10 @@ declare
     v_due bigint;
     v_due_since timestamptz;
 begin
-    if session_user <> current_user or current_setting('session_authorization') = '' or current_setting('role') <> 'none' then
+    if session_user <> current_user
+        or current_setting('session_authorization') = ''
+        or current_setting('role') <> 'none'
+    then
         perform _queue_allow('', 'observe', 'manage');
     end if;
     -- What holds vacuum back. A session does so in its own database only, as a prepared

@@ -53,7 +53,9 @@ begin
         and queue_lease.count between 1 and 100000
         and (queue_lease.consumer is null or octet_length(queue_lease.consumer) <= 255)
         and (
-            session_user = current_user and current_setting('session_authorization') <> '' and current_setting('role') = 'none'
+            session_user = current_user
+            and current_setting('session_authorization') <> ''
+            and current_setting('role') = 'none'
             or _queue_may(queue_lease.queue, 'get')
         )
     ) is not true then

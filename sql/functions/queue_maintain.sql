@@ -24,7 +24,10 @@ declare
     v_forget bigint := 0;
     v_promote bigint := 0;
 begin
-    if session_user <> current_user or current_setting('session_authorization') = '' or current_setting('role') <> 'none' then
+    if session_user <> current_user
+        or current_setting('session_authorization') = ''
+        or current_setting('role') <> 'none'
+    then
         perform _queue_allow('', 'manage');
     end if;
     -- Each part passes over what others hold. What goes wrong with one queue is reported, and

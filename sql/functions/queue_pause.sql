@@ -12,7 +12,10 @@ begin
     if octet_length(queue_pause.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_pause.queue);
     end if;
-    if session_user <> current_user or current_setting('session_authorization') = '' or current_setting('role') <> 'none' then
+    if session_user <> current_user
+        or current_setting('session_authorization') = ''
+        or current_setting('role') <> 'none'
+    then
         perform _queue_allow(queue_pause.queue, 'manage');
     end if;
     insert into queue_setting as s (queue, paused) values (queue_pause.queue, true)

@@ -21,7 +21,10 @@ begin
     if octet_length(queue_progress.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_progress.queue);
     end if;
-    if session_user <> current_user or current_setting('session_authorization') = '' or current_setting('role') <> 'none' then
+    if session_user <> current_user
+        or current_setting('session_authorization') = ''
+        or current_setting('role') <> 'none'
+    then
         perform _queue_allow(queue_progress.queue, 'get');
     end if;
     if not queue_progress.lease between interval '1 microsecond' and interval '10 years' then

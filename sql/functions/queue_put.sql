@@ -32,7 +32,9 @@ begin
     if
         octet_length(queue_put.queue) between 1 and 255
         and (
-            session_user = current_user and current_setting('session_authorization') <> '' and current_setting('role') = 'none'
+            session_user = current_user
+            and current_setting('session_authorization') <> ''
+            and current_setting('role') = 'none'
             or _queue_may(queue_put.queue, 'put')
         )
         and (queue_put.data is not null) <> (queue_put.data_text is not null or queue_put.data_bytes is not null)

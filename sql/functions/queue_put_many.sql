@@ -37,7 +37,10 @@ begin
     if octet_length(queue_put_many.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_put_many.queue);
     end if;
-    if session_user <> current_user or current_setting('session_authorization') = '' or current_setting('role') <> 'none' then
+    if session_user <> current_user
+        or current_setting('session_authorization') = ''
+        or current_setting('role') <> 'none'
+    then
         perform _queue_allow(queue_put_many.queue, 'put');
     end if;
     if num_nonnulls(queue_put_many.data, queue_put_many.data_text, queue_put_many.data_bytes) > 1 then

@@ -20,7 +20,10 @@ begin
     if octet_length(queue_redrive.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_redrive.queue);
     end if;
-    if session_user <> current_user or current_setting('session_authorization') = '' or current_setting('role') <> 'none' then
+    if session_user <> current_user
+        or current_setting('session_authorization') = ''
+        or current_setting('role') <> 'none'
+    then
         perform _queue_allow(queue_redrive.queue, 'manage');
     end if;
     if queue_redrive.count < 1 then

@@ -12,7 +12,10 @@ begin
     if octet_length(queue_resume.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_resume.queue);
     end if;
-    if session_user <> current_user or current_setting('session_authorization') = '' or current_setting('role') <> 'none' then
+    if session_user <> current_user
+        or current_setting('session_authorization') = ''
+        or current_setting('role') <> 'none'
+    then
         perform _queue_allow(queue_resume.queue, 'manage');
     end if;
     update queue_setting s set paused = false where s.queue = queue_resume.queue and s.paused;

@@ -13,7 +13,10 @@ begin
     if octet_length(queue_revoke.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_revoke.queue);
     end if;
-    if session_user <> current_user or current_setting('session_authorization') = '' or current_setting('role') <> 'none' then
+    if session_user <> current_user
+        or current_setting('session_authorization') = ''
+        or current_setting('role') <> 'none'
+    then
         perform _queue_allow(queue_revoke.queue, 'grant');
     end if;
     return _queue_take(queue_revoke.queue, queue_revoke.role, queue_revoke.privilege);

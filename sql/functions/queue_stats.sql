@@ -31,7 +31,9 @@ as $$
 declare
     v_now timestamptz := clock_timestamp();
     v_is_limited boolean :=
-        session_user <> current_user or current_setting('session_authorization') = '' or current_setting('role') <> 'none';
+        session_user <> current_user
+        or current_setting('session_authorization') = ''
+        or current_setting('role') <> 'none';
     v_queue text;
     v_see record;
     v_jobs bigint;

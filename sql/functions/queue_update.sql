@@ -21,7 +21,10 @@ begin
     if octet_length(queue_update.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_update.queue);
     end if;
-    if session_user <> current_user or current_setting('session_authorization') = '' or current_setting('role') <> 'none' then
+    if session_user <> current_user
+        or current_setting('session_authorization') = ''
+        or current_setting('role') <> 'none'
+    then
         if queue_update.receipt is null then
             perform _queue_allow(queue_update.queue, 'manage');
         else

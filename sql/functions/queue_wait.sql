@@ -23,7 +23,10 @@ begin
     if octet_length(queue_wait.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_wait.queue);
     end if;
-    if session_user <> current_user or current_setting('session_authorization') = '' or current_setting('role') <> 'none' then
+    if session_user <> current_user
+        or current_setting('session_authorization') = ''
+        or current_setting('role') <> 'none'
+    then
         perform _queue_allow(queue_wait.queue, 'get', 'observe', 'manage');
     end if;
     -- Who put before this session began to listen, and has not committed, may not notify. None of them is left
