@@ -401,6 +401,7 @@ def test_no_name_gets_out_of_its_quotes(conn, roles, trick):
             with who.transaction(force_rollback=True):
                 who.execute(f"select {call}", args)
     assert column(mallory, "select name from queue_stats()") == [trick]
+    assert column(mallory, "select queue from queue_metrics()") == [trick]
     assert column(conn, "select queue from queue_rights() where queue is not null group by 1") == [trick]
     assert orchard.contents("pears") == before
     assert column(mallory, "select data from queue_get(%s)", trick) == [1]
@@ -572,7 +573,8 @@ def test_a_stranger_who_holds_all_our_locks_makes_others_slower_and_stops_nobody
 def test_no_call_is_forgotten_here(conn):
     public = set(column(conn, r"select proname::text from pg_proc where proname like 'queue\_%'"))
     tried = {name_of(call) for call in (*CALLS, *OVERALL, *GIVING)}
-    assert public - tried == {"queue_version", "queue_rights"}
+    # The last shows the queues that its caller may observe, tried in test_sql_rights.py and with each trick above.
+    assert public - tried == {"queue_version", "queue_rights", "queue_metrics"}
 
 
 # What is run in somebody's name while his table is maintained
