@@ -235,7 +235,7 @@ def test_stats_of_all_queues(conn):
 
 def test_stats_of_an_unknown_queue_is_a_row_of_zeros(conn):
     assert conn.execute("select * from queue_stats('apples')").fetchall() == [
-        ("apples", 0, 0, 0, 0, 0, False, None, None, True, 0, 0, 0, 0)
+        ("apples", 0, 0, 0, 0, 0, False, None, None, True, 0, 0, 0, 0, 0)
     ]
 
 
