@@ -78,6 +78,8 @@ class Part:
     # How many jobs a worker does at the same time.
     concurrency: int = 4
     poll: float | None = None
+    # Seconds between a job's end and the next put of a prober, beside some milliseconds.
+    gap: float = 0
     plant: str | None = None
 
     def text(self) -> str:
@@ -293,7 +295,7 @@ class Prober(Producer):
             queue, began = self.pq[name], monotonic()
             while queue.count(scheduled=True) and not self.stopping and monotonic() < began + 5:
                 sleep(0.001)
-            sleep(0.01 * self.dice.random() ** 2)
+            sleep(self.part.gap + 0.01 * self.dice.random() ** 2)
 
     def options(self) -> dict[str, Any]:
         return {}
