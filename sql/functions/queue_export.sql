@@ -30,7 +30,10 @@ begin
     if octet_length(queue_export.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_export.queue);
     end if;
-    if current_setting('session_authorization') <> current_user or current_setting('role') <> 'none' then
+    if session_user <> current_user
+        or current_setting('session_authorization') = ''
+        or current_setting('role') <> 'none'
+    then
         if queue_export.take then
             perform _queue_allow(queue_export.queue, 'manage');
         else
