@@ -519,11 +519,15 @@ async def test_a_job_is_given_back_while_another_task_has_a_transaction_on_the_o
             async with pq["pears"]:
                 await asyncio.wait([getting])
 
-        getting = asyncio.create_task(pq["apples"].get())
-        await asyncio.sleep(0)
-        blocking = asyncio.create_task(block())
-        for _ in range(3):
-            await asyncio.sleep(0)
+        with conn.transaction():
+            # The answer can't come before the lock is gone, and after that the loop does not turn any more.
+            conn.execute("lock table queue_job")
+            getting = asyncio.create_task(pq["apples"].get())
+            while not conn.execute("select pid from pg_locks where not granted").fetchone():
+                await asyncio.sleep(0)
+            blocking = asyncio.create_task(block())
+            for _ in range(3):
+                await asyncio.sleep(0)
         # The loop is busy until the server has committed: nothing of ours can be waited for here.
         patience = monotonic() + PATIENCE
         while left(conn):
