@@ -70,6 +70,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("version", found, ids=[f"pg{v}" for v in found], scope="session")
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The torture first: of several processes one would be at it for minutes when the others are done."""
+    items.sort(key=lambda item: item.path.name != "test_soak.py")
+
+
 def install(host: str, port: int, user: str, dbname: str, password: str | None = None, **_: Any) -> None:
     """Load the queue into the template, from the text of sql/ (that migrations do the same is a test)."""
     files = [ROOT / "sql" / "schema.sql", *sorted((ROOT / "sql" / "functions").glob("*.sql"))]
