@@ -316,6 +316,10 @@ def _dones(answer: Answer) -> list[bool]:
     return [done == b"\x01" for (done,) in answer.raw()]
 
 
+def _extended(answer: Answer) -> list[bool | None]:
+    return [None if done is None else done == b"\x01" for (done,) in answer.raw()]
+
+
 def _settings(answer: Answer) -> Settings:
     return Settings(*answer.rows()[0])
 
@@ -718,9 +722,9 @@ class Calls:
 
     def progress_many(
         self, queue: str, ids: Sequence[int], receipts: Sequence[bytes], lease_for: Duration | None
-    ) -> Call[list[bool]]:
-        """Leases extended."""
-        return Call(self._progress_many, (queue, ids, receipts, length("lease_for", lease_for)), _dones)
+    ) -> Call[list[bool | None]]:
+        """Leases extended; None of a job that somebody else's transaction has locked."""
+        return Call(self._progress_many, (queue, ids, receipts, length("lease_for", lease_for)), _extended)
 
     def dead(self, queue: str, *choice: Any) -> Call[list[Taken]]:
         """The dead jobs that are chosen."""

@@ -219,9 +219,8 @@ class Pulse(_Line):
             assert lease is not None  # of a leased job
             seconds, left = lease.total_seconds(), job._until - now
             self._every = min(self._every, seconds / 3)
-            # Those that would be past the half of it at the next beat, or whose task says less. For a row that a
-            # transaction of the handler's has locked all others would wait.
-            if not (seconds / 2 + self._every <= left <= 1.5 * seconds or job._settled or job._is_locked):
+            # Those that would be past the half of it at the next beat, or whose task says less.
+            if not (seconds / 2 + self._every <= left <= 1.5 * seconds or job._settled):
                 groups.setdefault((job.queue, lease), []).append(job)
         for (queue, lease), jobs in groups.items():
             self._extend(queue, lease, jobs)
@@ -239,6 +238,8 @@ class Pulse(_Line):
         for job, is_good in zip(jobs, done, strict=True):
             if is_good:
                 job._until = begun + lease.total_seconds()
+            elif is_good is None:
+                pass  # a transaction, perhaps of the handler's, has locked its row: the next beat asks again
             elif not job._settled and self._hand.lose(job):
                 log.warning(
                     "the lease of job %s of queue %r is lost: somebody else may have it",
