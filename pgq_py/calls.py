@@ -527,6 +527,12 @@ class Calls:
         self._list = function(
             "select " + _LISTED + " from {schema}.queue_list(%text, scheduled => %bool, count => %int)"
         )
+        # The whole is kept by the server, which gives it in pages.
+        self._list_declared = function(
+            "declare pgq_py_listed cursor for select "
+            + _LISTED
+            + " from {schema}.queue_list(%text, scheduled => %bool, count => %int)"
+        )
         self._count = function("select {schema}.queue_count(%text, scheduled => %bool)")
         self._clear = function("select {schema}.queue_clear(%text)")
         self._create = function(
@@ -778,6 +784,15 @@ class Calls:
     def listing(self, queue: str, scheduled: bool, count: int | None) -> Call[list[Taken]]:
         """The jobs, left where they are."""
         return Call(self._list, (queue, scheduled, count), lambda answer: _taken(answer, _LISTED_PLACES, queue))
+
+    def list_declared(self, queue: str, scheduled: bool, count: int | None) -> Call[None]:
+        """The same, to be had by `list_fetched`: once in a transaction."""
+        return Call(self._list_declared, (queue, scheduled, count), _nothing)
+
+    def list_fetched(self, queue: str, count: int) -> Call[list[Taken]]:
+        """The next of them."""
+        statement = Statement(f"fetch {int(count)} from pgq_py_listed", ())
+        return Call(statement, (), lambda answer: _taken(answer, _LISTED_PLACES, queue))
 
     def count(self, queue: str, scheduled: bool) -> Call[int]:
         """The number of jobs."""
