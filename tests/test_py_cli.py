@@ -499,6 +499,28 @@ def test_bench_leaves_nothing(run, conn):
     assert conn.execute("select * from queue_stats()").fetchall() == []
 
 
+def test_bench_of_a_role_that_may_not_drop_tells_its_figures_and_what_stays(run, conn, roles, database):
+    roles.make("web")
+    conn.execute("select queue_grant_all('web', 'put'), queue_grant_all('web', 'get')")
+    done = run("bench", "--seconds", "0.05", "--json", "--dsn", f"{database.dsn} user=web", code=1)
+    assert len(lines(done)) == 6
+    stays, count = conn.execute("select name, ready from queue_stats()").fetchone()
+    assert count == 0
+    *_, said = done.stderr.splitlines()
+    assert said == (
+        f"Error: the queue '{stays}' stays, empty: this role may not drop it, for which it needs 'manage'. "
+        f"As one who may: pgq-py drop '{stays}'"
+    )
+
+
+def test_bench_of_a_role_that_may_not_put_says_so(run, roles, database):
+    roles.make("web")
+    done = run("bench", "--dsn", f"{database.dsn} user=web", code=1)
+    assert "queue_grant" in done.stderr
+    assert "'put'" in done.stderr
+    assert "drop it" not in done.stderr
+
+
 # All of them
 
 VERSION = "create or replace function queue_version() returns text language sql as $$select '{}'$$"
