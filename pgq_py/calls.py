@@ -316,6 +316,10 @@ def _dones(answer: Answer) -> list[bool]:
     return [done == b"\x01" for (done,) in answer.raw()]
 
 
+def _extended(answer: Answer) -> list[bool | None]:
+    return [None if done is None else done == b"\x01" for (done,) in answer.raw()]
+
+
 def _settings(answer: Answer) -> Settings:
     return Settings(*answer.rows()[0])
 
@@ -523,6 +527,12 @@ class Calls:
         self._list = function(
             "select " + _LISTED + " from {schema}.queue_list(%text, scheduled => %bool, count => %int)"
         )
+        # The whole is kept by the server, which gives it in pages.
+        self._list_declared = function(
+            "declare pgq_py_listed cursor for select "
+            + _LISTED
+            + " from {schema}.queue_list(%text, scheduled => %bool, count => %int)"
+        )
         self._count = function("select {schema}.queue_count(%text, scheduled => %bool)")
         self._clear = function("select {schema}.queue_clear(%text)")
         self._create = function(
@@ -718,9 +728,9 @@ class Calls:
 
     def progress_many(
         self, queue: str, ids: Sequence[int], receipts: Sequence[bytes], lease_for: Duration | None
-    ) -> Call[list[bool]]:
-        """Leases extended."""
-        return Call(self._progress_many, (queue, ids, receipts, length("lease_for", lease_for)), _dones)
+    ) -> Call[list[bool | None]]:
+        """Leases extended; None of a job that somebody else's transaction has locked."""
+        return Call(self._progress_many, (queue, ids, receipts, length("lease_for", lease_for)), _extended)
 
     def dead(self, queue: str, *choice: Any) -> Call[list[Taken]]:
         """The dead jobs that are chosen."""
@@ -774,6 +784,15 @@ class Calls:
     def listing(self, queue: str, scheduled: bool, count: int | None) -> Call[list[Taken]]:
         """The jobs, left where they are."""
         return Call(self._list, (queue, scheduled, count), lambda answer: _taken(answer, _LISTED_PLACES, queue))
+
+    def list_declared(self, queue: str, scheduled: bool, count: int | None) -> Call[None]:
+        """The same, to be had by `list_fetched`: once in a transaction."""
+        return Call(self._list_declared, (queue, scheduled, count), _nothing)
+
+    def list_fetched(self, queue: str, count: int) -> Call[list[Taken]]:
+        """The next of them."""
+        statement = Statement(f"fetch {int(count)} from pgq_py_listed", ())
+        return Call(statement, (), lambda answer: _taken(answer, _LISTED_PLACES, queue))
 
     def count(self, queue: str, scheduled: bool) -> Call[int]:
         """The number of jobs."""

@@ -67,6 +67,26 @@ def with_keepalives(address: str | Mapping[str, Any]) -> dict[str, Any]:
     return {**ours, **given}
 
 
+def server_of(address: str, more: Mapping[str, Any]) -> tuple[str, int | None] | None:
+    """Which server an address and more parameters mean: its host and port, or its Unix socket and None.
+
+    None if only a connection tells: there are several hosts, a service, or the default of libpq's build counts.
+    """
+    try:
+        given = {**conninfo_to_dict(address), **more}
+    except psycopg.ProgrammingError:
+        return None
+    defaults = {option.keyword.decode(): option.val for option in psycopg.pq.Conninfo.get_defaults()}
+
+    def value(name: str) -> str:
+        return str(given.get(name) or (defaults.get(name) or b"").decode())
+
+    host, port = value("host") or value("hostaddr"), value("port")
+    if not host or "," in host or "service" in given or not port.isdecimal():
+        return None
+    return (f"{host}/.s.PGSQL.{port}", None) if host.startswith(("/", "@")) else (host, int(port))
+
+
 class Outage:
     """Whether the server is out of reach, for all who use one PQ. Of each outage the log hears once, and of its end.
 

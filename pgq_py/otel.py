@@ -23,12 +23,15 @@ from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, Statu
 
 from ._async.client import AsyncPQ
 from ._async.job import AsyncJob
+from ._async.session import AsyncDialSource, AsyncPoolSource
 from ._sync.client import PQ
 from ._sync.job import Job
+from ._sync.session import DialSource, PoolSource
 from ._version import __version__
 from .calls import Call, Calls, JobId, Taken
 from .codecs import JSON, Payload
 from .labels import task_of
+from .links import server_of
 from .times import Duration, When
 
 T = TypeVar("T")
@@ -58,7 +61,7 @@ def instrument(pq: PQ | AsyncPQ, tracer_provider: TracerProvider | None = None) 
         tracer_provider: by default the global one.
     """
     uninstrument(pq)
-    tracing = pq.tracing = Tracing(tracer_provider)
+    tracing = pq.tracing = Tracing(tracer_provider, _server_of(pq))
     pq.calls = TracedCalls(pq.schema, tracing)
     pq.hooks.insert(0, tracing.process)
 
@@ -76,9 +79,11 @@ class Tracing:
 
     Args:
         tracer_provider: by default the global one.
+        common: attributes of all of them.
     """
 
-    def __init__(self, tracer_provider: TracerProvider | None = None) -> None:
+    def __init__(self, tracer_provider: TracerProvider | None = None, common: Attributes | None = None) -> None:
+        self._common: Attributes = {"messaging.system": SYSTEM, **(common or {})}
         self._tracer = trace.get_tracer("pgq_py", __version__, tracer_provider)
 
     @contextmanager
@@ -152,7 +157,7 @@ class Tracing:
     ) -> Span:
         """A span that is not current; to be ended."""
         common: Attributes = {
-            "messaging.system": SYSTEM,
+            **self._common,
             "messaging.operation.name": name,
             "messaging.operation.type": kind,
         }
@@ -359,6 +364,27 @@ class TracedCalls(Calls):
                 yield _watched(call, partial(describe, span))
 
         return _traced(call, settling)
+
+
+def _server_of(pq: PQ | AsyncPQ) -> Attributes:
+    """Where the PQ's jobs are, as far as that can be told without connecting."""
+    source = pq._source
+    address: Any = ""
+    more: Any = {}
+    if isinstance(source, DialSource | AsyncDialSource):
+        address = source.conninfo
+    elif isinstance(source, PoolSource | AsyncPoolSource):
+        address, more = source._pool.conninfo, source._pool.kwargs or {}
+    elif source._conn is not None and not source._conn.closed:
+        more = {"host": source._conn.info.host, "port": source._conn.info.port}
+    else:
+        return {}
+    # A pool may be given functions that tell them.
+    found = None if callable(address) or callable(more) else server_of(address, more)
+    if found is None:
+        return {}
+    host, port = found
+    return {"server.address": host} | ({} if port is None else {"server.port": port})
 
 
 def _batch(count: int) -> Attributes:

@@ -329,6 +329,12 @@ class Model:
         )
         return True
 
+    def progress_or_pass(self, c: int, id: int, receipt: UUID | None) -> bool | None:
+        """As one of many: None if another connection's transaction has the job."""
+        if self.leased(c, id, receipt) is not None and self.is_held(c, ("job", id)):
+            return None
+        return self.progress(c, id, receipt)
+
     @statement
     def error(
         self,
@@ -385,7 +391,7 @@ class Model:
     @statement
     def many(self, c: int, call: str, leases: list[tuple[int, UUID | None]], **arguments: Any) -> list[Any]:
         """The forms for many jobs, which don't take an attempt without a receipt."""
-        do = getattr(self, call)
+        do = self.progress_or_pass if call == "progress" else getattr(self, call)
         done = {
             id: receipt is not None and do(c, id, receipt, **arguments)
             for id, receipt in sorted(leases, key=lambda lease: lease[0])

@@ -3,7 +3,7 @@
 A job has committed versions, and at most one transaction that has changed it and is still open: its holder.
 
 * READ COMMITTED: a call sees what is committed when it begins. Above: what was when its transaction's first call began.
-* Who takes passes over a job that somebody holds, and never waits: get, lease, clear, cancel.
+* Who takes passes over a job that somebody holds, and never waits: get, lease, clear, cancel. So does the heartbeat.
 * Who has a receipt, or puts a key, waits for the holder, and looks again.
 * Above READ COMMITTED, to change a job that has changed since the snapshot is an error, 40001.
 * SERIALIZABLE refuses more than that. What, is not told here: the steps that were refused are given.
@@ -193,6 +193,18 @@ class World:
         self.note(session, "error", 1)
         return "t"
 
+    def progress(self, session: str, receipt: str) -> str:
+        job = self.seen(session, 1)
+        if job is None or job.receipt != receipt or job.due_at is None or job.due_at <= self.clock:
+            return "f"
+        answer = ""
+        if self.holder(session, 1) is None:
+            self.lock(session, 1)
+            self.open[session].changes[1] = job
+            answer = "t"
+        self.note(session, "progress", 1)
+        return answer
+
     def cancel(self, session: str) -> str:
         if 1 not in self.free(session):
             return "f"
@@ -253,6 +265,8 @@ class World:
                 return self.complete(session, receipt)
             case "error":
                 return self.error(session, receipt)
+            case "progress":
+                return self.progress(session, receipt)
             case "cancel":
                 return self.cancel(session)
             case "clear":

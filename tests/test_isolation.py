@@ -35,6 +35,7 @@ WORLDS: dict[str, Callable[..., World]] = {
         ("claim_due", [Job(attempts=1, receipt="gone", due_at=-1), Job(due_at=-1), Job()], ""),
         ("complete_expire_lease", [LEASED], ""),
         ("error_complete", [LEASED], ""),
+        ("progress_complete", [LEASED], ""),
         ("dedupe", [], "k"),
         ("dedupe_stale", [], "k"),
         ("dedupe_get", [Job("k")], "k"),
@@ -288,6 +289,18 @@ PLANTED = {
         "read committed",
         "queue_complete",
         [("if not found then", "if false then")],
+    ),
+    "a heartbeat that waits for what others hold": (
+        "progress_complete",
+        "read committed",
+        "queue_progress_many",
+        [("for no key update skip locked", "for no key update")],
+    ),
+    "a heartbeat that calls lost what others hold": (
+        "progress_complete",
+        "read committed",
+        "queue_progress_many",
+        [("            end;", "            else false end;")],
     ),
     "putting a key without on conflict": (
         "dedupe",

@@ -522,6 +522,15 @@ class QueueMachine(RuleBasedStateMachine):
         params = [list(leases), list(leases.values()), len(leases)][: query.count("%s")]
         self.call(c, query, params, lambda _: self.model.many(c, call, list(leases.items())))
 
+    @action(weight=2, when=lambda self: self.leases, c=connections)
+    def heartbeat(self, c: int) -> None:
+        """For all jobs that anybody has leased, by their last receipts."""
+        leases: dict[int, UUID | None] = dict(self.leases)
+        query = "select id, done from queue_progress_many('apples', %s, %s)"
+        params = [list(leases), list(leases.values())]
+        found = self.call(c, query, params, lambda _: self.model.many(c, "progress", list(leases.items())))
+        self.met["passed over by a heartbeat"] += any(done is None for _, done in found)
+
     # Managing
 
     @action(
@@ -681,6 +690,7 @@ def run(machine: type[QueueMachine], examples: int, **more: Any) -> None:
 TO_BE_MET = [
     *("commit", "rollback", "die", "back to a savepoint", "Waits"),
     *("put", "put again", "got", "leased", "died of its lease", "died of an error", "buried"),
+    "passed over by a heartbeat",
     *(f"{call} {done}" for call in ("complete", "release", "progress", "error", "update") for done in (True, False)),
     *("cancel True", "pause True", "create True"),
 ]

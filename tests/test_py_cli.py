@@ -26,6 +26,7 @@ from sql_sessions import column, value
 from test_py_transfer import fill, told
 
 from pgq_py.cli import COMMANDS, EXIT_CODES, main
+from pgq_py.cli import jobs as jobs_module
 
 HERE = Checkout()
 PATIENCE = 30.0
@@ -498,6 +499,28 @@ def test_bench_leaves_nothing(run, conn):
     assert conn.execute("select * from queue_stats()").fetchall() == []
 
 
+def test_bench_of_a_role_that_may_not_drop_tells_its_figures_and_what_stays(run, conn, roles, database):
+    roles.make("web")
+    conn.execute("select queue_grant_all('web', 'put'), queue_grant_all('web', 'get')")
+    done = run("bench", "--seconds", "0.05", "--json", "--dsn", f"{database.dsn} user=web", code=1)
+    assert len(lines(done)) == 6
+    stays, count = conn.execute("select name, ready from queue_stats()").fetchone()
+    assert count == 0
+    *_, said = done.stderr.splitlines()
+    assert said == (
+        f"Error: the queue '{stays}' stays, empty: this role may not drop it, for which it needs 'manage'. "
+        f"As one who may: pgq-py drop '{stays}'"
+    )
+
+
+def test_bench_of_a_role_that_may_not_put_says_so(run, roles, database):
+    roles.make("web")
+    done = run("bench", "--dsn", f"{database.dsn} user=web", code=1)
+    assert "queue_grant" in done.stderr
+    assert "'put'" in done.stderr
+    assert "drop it" not in done.stderr
+
+
 # All of them
 
 VERSION = "create or replace function queue_version() returns text language sql as $$select '{}'$$"
@@ -626,6 +649,36 @@ def test_nobody_reads_the_list_any_more(database, conn):
     process.process.stdout.close()
     assert (process.process.wait(PATIENCE), process.process.stderr.read()) == (141, b"")
     process.process.stderr.close()
+
+
+@pytest.mark.parametrize("options", [["--json"], []])
+def test_a_list_of_large_jobs_needs_little_memory(database, conn, options):
+    """100 MB of data, of which a tenth or so is there at a time."""
+    conn.execute(
+        "select queue_put_many('apples', array(select to_jsonb(repeat('x', 1000000)) from generate_series(1, 100)))"
+    )
+    process = Process(database, "list", "apples", "--all", *options, stdout=subprocess.DEVNULL)
+    _, code, used = os.wait4(process.process.pid, 0)
+    process.process.returncode = code  # waited for here, where it is told what it used
+    assert (code, process.end()[1]) == (0, b"")
+    assert used.ru_maxrss * (1 if sys.platform == "darwin" else 1024) < 150e6
+
+
+def test_a_list_is_what_there_was_at_one_moment(run, database, conn, monkeypatch):
+    """However long it takes to print it, and whatever is put in front meanwhile."""
+    conn.execute("select queue_put_many('apples', array(select to_jsonb(n) from generate_series(1, 5000) n))")
+    printed = []
+
+    def put_first(job: Any, *more: str) -> str:
+        if not printed:
+            with database.connect() as other:
+                other.execute("select queue_put('apples', '0', priority => 9), queue_clear('apples')")
+        printed.append(job.data)
+        return "{}"
+
+    monkeypatch.setattr(jobs_module, "job_json", put_first)
+    run("list", "apples", "--all", "--json")
+    assert [int(data.json) for data in printed] == list(range(1, 5001))
 
 
 @pytest.mark.parametrize("to", ["a closed pipe", "/dev/full"])

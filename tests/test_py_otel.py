@@ -13,6 +13,7 @@ from time import time_ns
 from typing import Any
 
 import psycopg
+import psycopg_pool
 import pytest
 from conftest import Database
 from opentelemetry import baggage, context, trace
@@ -24,7 +25,7 @@ from sql_sessions import value
 from working import Works, wait_for, works
 from worlds import Background
 
-from pgq_py import PQ, AsyncPQ, LeaseLost, otel
+from pgq_py import PQ, AsyncPQ, LeaseLost, errors, otel
 from pgq_py.calls import Calls
 
 # Text that stands in payloads only.
@@ -78,6 +79,7 @@ def messaging(span: ReadableSpan) -> dict[str, Any]:
     """Its attributes, without what all have."""
     found = dict(span.attributes or {})
     assert found.pop("messaging.system") == "pgq_py"
+    assert found.pop("server.address").startswith("/")
     return {name.removeprefix("messaging."): value for name, value in found.items()}
 
 
@@ -110,6 +112,66 @@ def got(pq: PQ, queue: str = "apples") -> Any:
     job = pq[queue].get(block=False)
     assert job is not None
     return job
+
+
+# Where the server is
+
+
+@pytest.mark.parametrize(
+    ("given", "environ", "address", "port"),
+    [
+        ("postgresql://db.example:6432/shop", {}, "db.example", 6432),
+        ("host=db.example", {}, "db.example", 5432),
+        ("hostaddr=127.0.0.1", {}, "127.0.0.1", 5432),
+        ("host=/run/nowhere port=6432", {}, "/run/nowhere/.s.PGSQL.6432", None),
+        ("dbname=shop", {"PGHOST": "db.example", "PGPORT": "6432"}, "db.example", 6432),
+        ("", {}, None, None),
+        ("host=one,two", {}, None, None),
+        ("service=shop", {"PGHOST": "elsewhere"}, None, None),
+        ("no address", {}, None, None),
+    ],
+)
+@pytest.mark.parametrize("way", ["address", "pool"])
+def test_the_server_is_told_as_far_as_it_is_known_without_connecting(
+    traces: Traces, monkeypatch: Any, way: str, given: str, environ: dict[str, str], address: str, port: int
+) -> None:
+    for name in ("PGHOST", "PGPORT", "PGHOSTADDR", "PGSERVICE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, to in environ.items():
+        monkeypatch.setenv(name, to)
+    # Closed: every call fails, before anybody connects.
+    pq = PQ(given) if way == "address" else PQ(pool=psycopg_pool.ConnectionPool(given, open=False))
+    otel.instrument(pq, traces.provider)
+    pq.close()
+    with pytest.raises(errors.Closed):
+        pq["apples"].put(1)
+    found = dict(traces.one("put apples").attributes or {})
+    assert (found.get("server.address"), found.get("server.port")) == (address, port)
+
+
+def test_the_parameters_of_a_pool_go_before_its_address(traces: Traces) -> None:
+    pq = PQ(pool=psycopg_pool.ConnectionPool("host=one", kwargs={"host": "two", "port": 6432}, open=False))
+    otel.instrument(pq, traces.provider)
+    with pytest.raises(psycopg.Error):
+        pq["apples"].put(1)
+    found = dict(traces.one("put apples").attributes or {})
+    assert (found["server.address"], found["server.port"]) == ("two", 6432)
+
+
+def test_a_pool_that_asks_a_function_where_to_connect_is_not_asked(traces: Traces) -> None:
+    pq = PQ(pool=psycopg_pool.ConnectionPool(lambda: "host=one", open=False))
+    otel.instrument(pq, traces.provider)
+    with pytest.raises(psycopg.Error):
+        pq["apples"].put(1)
+    assert "server.address" not in dict(traces.one("put apples").attributes or {})
+
+
+def test_of_a_connection_the_server_is_the_one_that_it_has(traces: Traces, conn: Any, server: Any) -> None:
+    pq = PQ(conn)
+    otel.instrument(pq, traces.provider)
+    pq["apples"].put(1)
+    found = dict(traces.one("put apples").attributes or {})
+    assert found["server.address"] == f"{server.host}/.s.PGSQL.{server.port}"
 
 
 # Producers

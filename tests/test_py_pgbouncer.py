@@ -18,9 +18,10 @@ from typing import Any
 import psycopg
 import pytest
 from servers import Server
+from working import wait_for, works
 from worlds import PATIENCE, World
 
-from pgq_py import PQ, errors
+from pgq_py import PQ, Retry, errors
 
 pytest_plugins = ("world_fixtures",)
 
@@ -246,3 +247,36 @@ async def test_the_schema_is_installed_through_it(through, conn):
     await pq["apples"].put(1, timedelta(0))
     assert (await pq["apples"].get(timeout=1)).data == 1
     conn.execute("drop schema billing cascade")
+
+
+async def test_a_worker_polls_says_so_once_and_leaves_nothing_in_the_sessions(through, database, conn, caplog):
+    """It does what there is, what is put while it waits, and what comes back; and it keeps leases alive."""
+    done: list[Any] = []
+
+    def handle(job: Any) -> None:
+        if job.data == "long":
+            held = conn.execute("select lease_until from queue_job where id = %s", [job.id]).fetchone()
+            wait_for(
+                lambda: conn.execute("select lease_until from queue_job where id = %s", [job.id]).fetchone() > held,
+                "a heartbeat",
+            )
+        if job.data == "fails" and job.attempts == 1:
+            raise Retry(0)
+        done.append(job.data)
+
+    with PQ(database.dsn) as direct, works("threads" if through.is_sync else "asyncio", through.dsn) as made:
+        queue = direct["apples"]
+        queue.put_many(range(200))
+        running = made.start(handler=handle, lease_for=2, concurrency=4)
+        wait_for(lambda: len(done) == 200, "what was there")
+        for data in ("fails", "long"):
+            queue.put(data)
+            wait_for(lambda data=data: data in done, data)
+        running.stop()
+        assert queue.stats().completed == 202
+        assert queue.count(scheduled=True) == 0
+    assert sorted(done[:200]) == list(range(200))
+    assert done[200:] == ["fails", "long"]
+    assert [record.levelno for record in caplog.records if "pooler" in record.getMessage()] == [logging.WARNING]
+    assert left_behind(conn) == (0,)
+    assert await each_session(through, "select count(*) from pg_listening_channels()") == {(0,)}

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from typing import Any
 
 import psycopg
 import pytest
+from click.testing import CliRunner
 from sql_sessions import Running, column, refused, value
 from worlds import Background
 
 from pgq_py import PQ, Moved, Payload, errors
+from pgq_py.cli import main
 from pgq_py.transfer import read_line
 
 pytest_plugins = ("world_fixtures",)
@@ -259,6 +262,9 @@ def test_what_is_not_a_whole_export_is_refused_as_a_whole(database, conn, change
         assert pq["pears"].import_jobs(export(database.dsn)) == Moved(7, 0, 0)
 
 
+ENTRY = {"attempt": 1, "at": "2026-11-27T17:00:00+00:00"}
+
+
 @pytest.mark.parametrize(
     ("fields", "sqlstate"),
     [
@@ -271,6 +277,20 @@ def test_what_is_not_a_whole_export_is_refused_as_a_whole(database, conn, change
         ({"consumer": "c" * 256}, "22023"),
         ({"headers": ["h" * 65536]}, "22023"),
         ({"history": {}}, "22023"),
+        ({"history": ["worm"]}, "22023"),
+        ({"history": [[ENTRY]]}, "22023"),
+        ({"history": [ENTRY, {}]}, "22023"),
+        ({"history": [{"attempt": 1}]}, "22023"),
+        ({"history": [{**ENTRY, "attempt": "1"}]}, "22023"),
+        ({"history": [{**ENTRY, "attempt": 1.5}]}, "22P02"),
+        ({"history": [{**ENTRY, "attempt": 2**31}]}, "22003"),
+        ({"history": [{**ENTRY, "at": 3}]}, "22023"),
+        ({"history": [{**ENTRY, "at": "yesterday"}]}, "22023"),
+        ({"history": [{**ENTRY, "at": "2026-11-27T24:00:00+00:00"}]}, "22023"),
+        ({"history": [{**ENTRY, "at": "2026-11-27T17:00:00"}]}, "22023"),
+        ({"history": [{**ENTRY, "at": "2026-13-27T17:00:00+00:00"}]}, "22008"),
+        ({"history": [{**ENTRY, "consumer": 3}]}, "22023"),
+        ({"history": [{**ENTRY, "error": ["a worm"]}]}, "22023"),
         ({"died_at": "2026-01-01"}, "22023"),
         ({"ready_at": "infinity"}, "22008"),
         ({"expected_at": "10000-01-01"}, "22008"),
@@ -282,6 +302,22 @@ def test_what_no_job_can_have_is_refused(conn, fields, sqlstate):
     call = "select queue_import('apples', array[%s]::jsonb[], array['1']::jsonb[])"
     refused(conn, sqlstate, call, json.dumps(fields), hint=sqlstate in ("22023", "22008"))
     assert value(conn, "select queue_count('apples', true)") == 0
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Africa/Monrovia", "Asia/Kathmandu"])
+@pytest.mark.parametrize("more", [{}, {"consumer": None, "error": None}, {"consumer": "c", "error": "e\n"}])
+def test_a_history_that_is_taken_can_be_read(conn, database, zone, more):
+    """Each zone writes its own offset; that of Monrovia had seconds."""
+    conn.execute("select set_config('timezone', %s, false)", [zone])
+    at = value(conn, "select to_jsonb(timestamptz '1971-01-01 00:00:00.25+00')")
+    job = {"died_at": "2026-01-01", "reason": "r", "history": [{"attempt": 1, "at": at, **more}]}
+    conn.execute("select queue_import('apples', array[%s]::jsonb[], array['1']::jsonb[])", [json.dumps(job)])
+    with PQ(database.dsn) as pq:
+        (dead,) = pq["apples"].dead()
+    (entry,) = dead.history
+    assert datetime.fromisoformat(entry["at"]).timestamp() == 365 * 86400 + 0.25
+    result = CliRunner(env={"PGQ_PY_DSN": database.dsn}).invoke(main, ["dead", "show", "apples", str(dead.id)])
+    assert (result.exit_code, "attempt 1, by" in result.output) == (0, True), result.output
 
 
 def test_an_import_with_the_most_attempts_can_be_leased_and_fails(conn):

@@ -11,6 +11,7 @@ import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+from datetime import timedelta
 from time import monotonic
 from typing import Any
 
@@ -684,6 +685,49 @@ def test_a_lease_of_the_task_that_is_shorter_than_the_heartbeats_is_kept(at_work
     at_work.start(prepare=prepare, lease_for="1h")
     wait_for(lambda: queue.stats().completed == 1)
     assert begun == [1]
+
+
+def test_a_row_that_a_statement_of_the_handlers_has_locked_costs_no_other_job_its_lease(at_work, queue, conn):
+    """For longer than the lease: a heartbeat that waited for that row would be too late for all others."""
+    locked, over, lost = threading.Event(), threading.Event(), []
+    until = "select lease_until, lease_until < clock_timestamp() from queue_job where id = %s"
+
+    def handle(job: Any) -> None:
+        if job.data == "locks":
+            with psycopg.connect(at_work.dsn) as own:
+                own.execute("select queue_complete('apples', %s, %s)", [job.id, job.receipt])
+                locked.set()
+                assert over.wait(PATIENCE)
+        else:
+            assert locked.wait(PATIENCE)
+            for _ in range(3):
+                begin, _ = conn.execute(until, [job.id]).fetchone()
+                wait_for(lambda begin=begin: conn.execute(until, [job.id]).fetchone()[0] > begin, "a heartbeat")
+            wait_for(lambda: conn.execute(until, [locks]).fetchone()[1], "the end of the lease")
+            lost.append(job.lost)
+            over.set()
+
+    locks, _ = queue.put_many(["locks", "works"])
+    at_work.run(handler=handle, concurrency=2, lease_for=0.9)
+    assert lost == [False]
+    assert queue.stats().completed == 2
+
+
+def test_a_heartbeat_asks_again_for_a_job_that_somebody_has_locked(queue, conn):
+    """It is neither lost nor kept."""
+    queue.put_many([1, 2])
+    locked, free = queue.lease_many(2)
+    hand = Hand(2, 0)
+    hand.add([locked, free])
+    pulse = settler.Pulse(queue._pq, queue._pq.source_aside(), hand, lambda job: timedelta(hours=1))
+    before = locked._until, free._until
+    with conn.transaction():
+        conn.execute("select from queue_job where id = %s for update", [locked.id])
+        pulse._beat()
+        assert (locked._until, locked._is_lost, hand.open) == (before[0], False, {locked, free})
+        assert free._until > before[1]
+    pulse._beat()
+    assert locked._until > before[0]
 
 
 @pytest.mark.parametrize("style", ["function", "coroutine"])

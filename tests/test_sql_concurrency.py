@@ -188,7 +188,6 @@ BATCHES = {
     "error": "select count(*) from queue_error_many('apples', %s, %s)",
     "bury": "select count(*) from queue_error_many('apples', %s, %s, bury => true)",
     "release": "select count(*) from queue_release_many('apples', %s, %s)",
-    "progress": "select count(*) from queue_progress_many('apples', %s, %s)",
 }
 PAIRS = [(one, two) for n, one in enumerate(BATCHES) for two in list(BATCHES)[n:]]
 

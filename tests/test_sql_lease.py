@@ -429,7 +429,8 @@ def test_complete_twice_is_false(conn, what):
 # The same, racing
 
 
-@pytest.mark.parametrize("what", [*CALLS, *MANY])
+# The heartbeat does not wait: see test_progress_many_passes_over_what_others_have_locked.
+@pytest.mark.parametrize("what", [what for what in (*CALLS, *MANY) if what != "progress, many"])
 @pytest.mark.parametrize("commit", [True, False])
 def test_another_takes_it_over_at_the_same_moment(database, conn, what, commit):
     """The lease is good when the call begins, and has gone to somebody else when its row can be had."""
@@ -1150,6 +1151,37 @@ def test_progress_many_extends_each_lease(conn):
     query = "select done from queue_progress_many('apples', %s, %s, lease => '2h')"
     assert column(conn, query, ids, receipts) == [True] * 3
     assert value(conn, "select min(lease_until) > now() + interval '119 minutes' from queue_job") is True
+
+
+@pytest.mark.parametrize("holding", ["queue_progress", "queue_complete", "queue_error"])
+@pytest.mark.parametrize("ends", ["commit", "rollback"])
+def test_progress_many_passes_over_what_others_have_locked(conn, database, holding, ends):
+    ids, receipts = leased(conn, 3)
+    holder = database.connect(autocommit=False)
+    value(holder, f"select {holding}('apples', %s, %s)", ids[1], receipts[1])
+    # It would fail instead of waiting.
+    conn.execute("set lock_timeout = 1")
+    query = "select done from queue_progress_many('apples', %s, %s, lease => '2h')"
+    assert column(conn, query, ids, receipts) == [True, None, True]
+    # That of somebody else is not good, whoever has the job.
+    assert column(conn, query, ids, [receipts[0], NOBODYS, receipts[2]]) == [True, False, True]
+    getattr(holder, ends)()
+    assert column(conn, query, ids, receipts) == [True, ends == "rollback" or holding == "queue_progress", True]
+
+
+def test_progress_many_calls_lost_a_lease_that_ran_out_whoever_has_locked_the_job(conn, database):
+    (id,), (receipt,) = leased(conn, 1)
+    run_out(conn)
+    holder = database.connect(autocommit=False)
+    holder.execute("select from queue_job for update")
+    assert value(conn, "select done from queue_progress_many('apples', %s, %s)", [id], [receipt]) is False
+    holder.rollback()
+
+
+@pytest.mark.parametrize("receipt", [NOBODYS, None])
+def test_progress_many_refuses_a_lease_that_is_none_whatever_the_receipt(conn, receipt):
+    query = "select done from queue_progress_many('apples', '{1}', array[%s]::uuid[], lease => '0')"
+    refused(conn, "22023", query, receipt, hint=True)
 
 
 @pytest.mark.parametrize("verb", ["complete", "error", "release", "progress"])

@@ -62,7 +62,7 @@ CALLS = {
     "clear": lambda jobs, way: ("select queue_clear('apples')",),
     "maintain": lambda jobs, way: ("select count(*) from queue_maintain()",),
 }
-WAIT = {"put_many", "complete_many", "error_many", "bury_many", "release_many", "progress_many", "redrive", "drop"}
+WAIT = {"put_many", "complete_many", "error_many", "bury_many", "release_many", "redrive", "drop"}
 
 
 def keyed(conn: Connection, keys: list[str], queue: str = "apples") -> list[Any]:

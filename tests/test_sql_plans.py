@@ -287,7 +287,7 @@ def test_a_get_of_ten_reads_ten_times_as_much_at_most(seen, situation):
         ("complete many", 25, 3),
         ("error many", 50, 7),
         ("release many", 35, 4),
-        ("progress many", 35, 4),
+        ("progress many", 35, 6),
         ("update with a receipt", 40, 5),
         ("redrive one", 30, 1),
     ],

@@ -4240,6 +4240,16 @@ declare
     v_new_ids bigint[];
     v_ids bigint[];
     v_wrong text;
+    -- An entry of a history that is none of queue_export's: `at` is text there that every language can read.
+    v_odd jsonpath := $path$
+        $.history[*].type() != "object" || exists($.history[*] ? (!(
+            @.attempt.type() == "number"
+            && @.at.type() == "string"
+            && @.at like_regex "^\\d{4}-\\d\\d-\\d\\dT([01]\\d|2[0-3])(:[0-5]\\d){2}(\\.\\d+)?[+-]\\d\\d(:\\d\\d){1,2}$"
+            && (!exists(@.consumer) || @.consumer == null || @.consumer.type() == "string")
+            && (!exists(@.error) || @.error == null || @.error.type() == "string")
+        )))
+    $path$;
     v_live bigint;
     v_dead bigint;
 begin
@@ -4291,7 +4301,7 @@ begin
                 when octet_length(r.dedupe_key) > 1024 then 'dedupe_key'
                 when octet_length(r.consumer) > 255 then 'consumer'
                 when octet_length((u.job -> 'headers')::text) > 65536 then 'headers'
-                when jsonb_typeof(u.job -> 'history') <> 'array' then 'history'
+                when jsonb_typeof(u.job -> 'history') <> 'array' or u.job @@ v_odd then 'history'
                 when r.died_at is not null and r.reason is null then 'reason'
                 when num_nonnulls(u.data, u.data_text, u.data_bytes) > 1 then 'data'
                 when coalesce(octet_length(u.data_bytes), octet_length(u.data_text)) > 268435455 then 'data'
@@ -4310,6 +4320,7 @@ begin
             or octet_length(r.consumer) > 255
             or octet_length((u.job -> 'headers')::text) > 65536
             or jsonb_typeof(u.job -> 'history') <> 'array'
+            or u.job @@ v_odd
             or r.died_at is not null and r.reason is null
             or num_nonnulls(u.data, u.data_text, u.data_bytes) > 1
             or coalesce(octet_length(u.data_bytes), octet_length(u.data_text)) > 268435455,
@@ -4334,6 +4345,10 @@ begin
             ('enqueued', r.enqueued_at), ('schedule', r.schedule_at), ('expected', r.expected_at),
             ('ready', r.ready_at), ('died', r.died_at)
     ) t (name, at);
+    -- What looks like a number or a time is one.
+    perform h.attempt, h.at
+    from unnest(queue_import.jobs) as u (job)
+    cross join lateral jsonb_to_recordset(u.job -> 'history') as h (attempt integer, at timestamptz);
 
     v_new_ids := array(
         select nextval(pg_get_serial_sequence('queue_job', 'id')) from generate_series(1, v_size)
@@ -4415,7 +4430,8 @@ They get new ids, in the order in which they are given. What is scheduled, backs
 same time as before. A queue's limits do not keep them out.
 
 **queue**: name of the queue.
-**jobs**: for each job the object `job` of `queue_export`; fields may be missing.
+**jobs**: for each job the object `job` of `queue_export`; fields may be missing. `history` is as in
+`queue_dead_list`, its `consumer` and `error` may be missing, and `at` is as in `2026-11-27T17:00:00+00:00`.
 **data**, **data_text**, **data_bytes**: for each job its data, in one of the three arrays; null in the other two.
 **append**: false, the default, refuses a queue that has jobs, dead jobs or totals: an import that is repeated by
 mistake puts nothing twice. The first call of an import in parts has false, those that follow in the same transaction
@@ -5401,7 +5417,6 @@ set enable_seqscan = off
 as $$
 #variable_conflict use_column
 declare
-    v_done boolean[];
     v_job record;
 begin
     if octet_length(queue_progress_many.queue) between 1 and 255 is not true then
@@ -5416,19 +5431,35 @@ begin
     if cardinality(ids) <> cardinality(receipts) is not false then
         perform _queue_refuse_sizes('receipts', cardinality(receipts), cardinality(ids));
     end if;
-    v_done := array_fill(false, array[cardinality(ids)]);
-    -- In the order of the ids: two calls that share jobs wait for each other, and don't lock
-    -- each other out.
+    if not queue_progress_many.lease between interval '1 microsecond' and interval '10 years' then
+        perform _queue_refuse_lease(queue_progress_many.lease);
+    end if;
+    -- The row that somebody else has locked is passed over: whoever waits for one lets the other leases run out.
     for v_job in
-        select u.id, u.receipt, u.n
-        from unnest(ids, receipts) with ordinality as u (id, receipt, n)
-        order by u.id
+        select u.id, u.receipt from unnest(ids, receipts) as u (id, receipt)
     loop
-        v_done[v_job.n] := v_job.receipt is not null
-            and queue_progress(queue_progress_many.queue, v_job.id, v_job.receipt, lease => queue_progress_many.lease);
+        id := v_job.id;
+        done := exists (
+            select
+            from queue_job j
+            where j.queue = queue_progress_many.queue
+                and j.id = v_job.id
+                and j.receipt = v_job.receipt
+                and j.lease_until > clock_timestamp()
+        );
+        if done then
+            perform
+            from queue_job j
+            where j.queue = queue_progress_many.queue and j.id = v_job.id
+            for no key update skip locked;
+            done := case
+                when found then queue_progress(
+                    queue_progress_many.queue, v_job.id, v_job.receipt, lease => queue_progress_many.lease
+                )
+            end;
+        end if;
+        return next;
     end loop;
-    return query
-    select u.id, u.done from unnest(ids, v_done) with ordinality as u (id, done, n) order by u.n;
 end
 $$;
 
@@ -5438,8 +5469,9 @@ As `queue_progress`, for many jobs at once: the heartbeat of a consumer.
 **queue**: name of the queue; **ids**, **receipts**: the jobs, as `queue_lease` gave them.
 **lease**: as there, for all of them.
 
-Returns a row for each job, in the order given: **done** is false where the lease is no
-longer good, and nothing was changed.
+Returns a row for each job, in the order given: **done** is true where the lease was extended, false where it is no
+longer good, and null where a transaction of somebody else's has locked the job: for that it does not wait, ask again
+soon. Only where it is true something was changed.
 
 Errors: those of `queue_progress`; 2202E where there are not as many receipts as ids.
 

@@ -52,7 +52,6 @@ class AsyncJob:
         "_depth",
         "_is_lost",
         "_joined",
-        "_locked_by",
         "_payload",
         "_queue",
         "_receipt",
@@ -108,8 +107,6 @@ class AsyncJob:
         self._span: AbstractContextManager[None] | None = None
         # Leased in a transaction that was open: until that commits nobody else can see the lease.
         self._joined = False
-        # The transaction that has changed its row.
-        self._locked_by: AsyncTransaction | None = None
         # A worker's heartbeat found that the lease is no longer good.
         self._is_lost = False
         self.id: int = taken.id
@@ -162,7 +159,7 @@ class AsyncJob:
             PayloadError: the data can't be stored; a ValueError.
         """
         payload = self._queue.codec.encode(data)
-        done = await self._change(self._queue._pq.calls.update(self.queue, self.id, payload, self._receipt))
+        done = await self._queue._pq.run(self._queue._pq.calls.update(self.queue, self.id, payload, self._receipt))
         if done or self._receipt is None:
             self._payload, self._data = payload, data
         return done
@@ -242,7 +239,7 @@ class AsyncJob:
         receipt, begun = self._held(), monotonic()
         lease = self._extension() if lease_for is None else length("lease_for", lease_for)
         assert lease is not None  # as what it was made from
-        done = await self._change(self._queue._pq.calls.progress(self.queue, self.id, receipt, count, lease))
+        done = await self._queue._pq.run(self._queue._pq.calls.progress(self.queue, self.id, receipt, count, lease))
         self._is_lost = not done and not self._settled
         if done:
             self._until = begun + lease.total_seconds()
@@ -356,24 +353,13 @@ class AsyncJob:
                 error.add_note(f"this could not be recorded with job {self.id}: {failed}")
 
     async def _settle(self, call: Call[bool]) -> bool:
-        done = await self._change(call)
+        done = await self._queue._pq.run(call)
         if done:
             self._settled = True
             transaction = innermost(self._queue._pq)
             if transaction is not None:
                 transaction.on_rollback(self._unsettle)
         return done
-
-    async def _change(self, call: Call[bool]) -> bool:
-        done = await self._queue._pq.run(call)
-        if done:
-            self._locked_by = innermost(self._queue._pq)
-        return done
-
-    @property
-    def _is_locked(self) -> bool:
-        """Whether an open transaction has changed its row: who would change it waits until that is over."""
-        return self._locked_by is not None and self._locked_by.is_open
 
     def _unsettle(self, error: BaseException) -> None:
         self._settled = False

@@ -783,6 +783,16 @@ class AsyncQueue(AsyncConsumer):
         taken = await self._pq.run(self._pq.calls.listing(self.name, scheduled, count))
         return [AsyncJob(self, row) for row in taken]
 
+    async def _list_in_pages(self, scheduled: bool, count: int | None) -> AsyncGenerator[AsyncJob, None]:
+        """As `list`, in the open transaction and once in it, with a few of the jobs in memory at a time."""
+        calls = self._pq.calls
+        await self._pq.run(calls.list_declared(self.name, scheduled, count))
+        size = 10
+        while page := await self._pq.run(calls.list_fetched(self.name, size)):
+            for row in page:
+                yield AsyncJob(self, row)
+            size = _next_count(size, sum(row.payload.size for row in page))
+
     async def count(self, scheduled: bool = False) -> int:
         """How many jobs could be taken now; with SCHEDULED, how many there are in all."""
         return await self._pq.run(self._pq.calls.count(self.name, scheduled))
@@ -937,7 +947,7 @@ class AsyncQueue(AsyncConsumer):
         while page := await self._pq.run(self._pq.calls.export(self.name, after, count, dead, take)):
             yield page
             after, size = page[-1].id, sum(exported.payload.size for exported in page)
-            count = min(max(count * BATCH_LENGTH // max(size, 1), 1), 10 * count, 1000)
+            count = _next_count(count, size)
 
     async def import_jobs(self, lines: Iterable[str], *, append: bool = False) -> Moved:
         """Store what `export_jobs` gave, of this queue or of another: all of it or nothing.
@@ -1101,3 +1111,8 @@ def _consumer_of(pid: int) -> str:
 def listed(ids: Sequence[int] | None) -> list[int] | None:
     """What psycopg passes as an array."""
     return None if ids is None else [int(id) for id in ids]
+
+
+def _next_count(count: int, size: int) -> int:
+    """How many jobs to ask for when COUNT were SIZE bytes: about as much at a time as one call puts."""
+    return min(max(count * BATCH_LENGTH // max(size, 1), 1), 10 * count, 1000)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from math import inf
 from time import monotonic
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 
 import psycopg
 
@@ -80,6 +80,16 @@ class _Line:
         return monotonic() < self.give_up_at
 
 
+class _Telling(NamedTuple):
+    """What one call tells the server, of jobs of one queue."""
+
+    queue: str
+    what: Literal["complete", "release", "error"]
+    # Of an error, as for `job.error`.
+    retry_in: timedelta | None = None
+    bury: bool = False
+
+
 class AsyncSettler(_Line):
     """Tells what became of the jobs: at once what there is, and the next when that is done.
 
@@ -104,7 +114,7 @@ class AsyncSettler(_Line):
     async def tell(self, outcomes: Iterable[Outcome]) -> None:
         """Tell the server these."""
         done: dict[str, list[AsyncJob]] = {}
-        groups: dict[tuple[Hashable, ...], tuple[list[AsyncJob], list[str]]] = {}
+        groups: dict[_Telling, tuple[list[AsyncJob], list[str]]] = {}
         settled = []
         for job, verdict in outcomes:
             if job._settled:  # by the handler
@@ -116,48 +126,51 @@ class AsyncSettler(_Line):
                 else:
                     found.append(job)
             else:
-                kind = (job.queue, verdict) if verdict is RELEASE else (job.queue, *verdict[1:])
-                jobs, messages = groups.setdefault(kind, ([], []))
+                telling = (
+                    _Telling(job.queue, "release")
+                    if verdict is RELEASE
+                    else _Telling(job.queue, "error", verdict.retry_in, verdict.bury)
+                )
+                jobs, messages = groups.setdefault(telling, ([], []))
                 jobs.append(job)
                 messages.append(verdict.message)
         if settled:
             self._hand.settled(settled)
-        groups |= {(queue, None): (jobs, []) for queue, jobs in done.items()}
-        for (_, *what), (jobs, messages) in groups.items():
+        groups |= {_Telling(queue, "complete"): (jobs, []) for queue, jobs in done.items()}
+        for telling, (jobs, messages) in groups.items():
             for start in range(0, len(jobs), BATCH):
                 part = slice(start, start + BATCH)
-                await self._settle(what, jobs[part], messages[part])
+                await self._settle(telling, jobs[part], messages[part])
 
-    async def _settle(self, what: list[Hashable], jobs: list[AsyncJob], messages: list[str]) -> None:
+    async def _settle(self, telling: _Telling, jobs: list[AsyncJob], messages: list[str]) -> None:
         ids, receipts = [job.id for job in jobs], [job._receipt or b"" for job in jobs]
-        queue, calls = jobs[0].queue, self._calls
+        queue, calls = telling.queue, self._calls
         is_unknown = is_plain = False
         while True:
-            if what == [None]:
+            if telling.what == "complete":
                 call = calls.complete_many(queue, ids, receipts)
-            elif what == [RELEASE]:
+            elif telling.what == "release":
                 call = calls.release_many(queue, ids, receipts)
             else:
-                retry_in, bury = what
-                call = calls.error_many(queue, ids, receipts, messages, retry_in, bury)  # type: ignore[arg-type]
+                call = calls.error_many(queue, ids, receipts, messages, telling.retry_in, telling.bury)
             try:
                 done = await self._run(call)
                 break
             except (Error, psycopg.Error, OSError) as error:
                 is_unknown = is_unknown or isinstance(error, CommitUnknown)
                 is_refused = isinstance(error, psycopg.DataError | ValueError)
-                if is_refused and what[1:] and not is_plain:
+                if is_refused and telling.what == "error" and not is_plain:
                     # A character that the server's encoding lacks, or a pause that ends too far in the future.
                     log.warning("the server refuses how jobs of queue %r failed: it is told less", queue)
                     messages = [message.encode("ascii", "backslashreplace").decode() for message in messages]
-                    what[0], is_plain = None, True
+                    telling, is_plain = telling._replace(retry_in=None), True
                 elif is_refused or not await self._pause(error):
                     log.error("%s jobs of queue %r could not be settled: their leases run out", len(jobs), queue)
                     done = [True] * len(jobs)
                     break
         self._hand.settled(jobs)
         # Of one that was told twice the second time says nothing.
-        if not is_unknown and what != [RELEASE] and not all(done):
+        if not is_unknown and telling.what != "release" and not all(done):
             for job, was_done in zip(jobs, done, strict=True):
                 if not was_done:
                     job._is_lost = True
@@ -218,9 +231,8 @@ class AsyncPulse(_Line):
             assert lease is not None  # of a leased job
             seconds, left = lease.total_seconds(), job._until - now
             self._every = min(self._every, seconds / 3)
-            # Those that would be past the half of it at the next beat, or whose task says less. For a row that a
-            # transaction of the handler's has locked all others would wait.
-            if not (seconds / 2 + self._every <= left <= 1.5 * seconds or job._settled or job._is_locked):
+            # Those that would be past the half of it at the next beat, or whose task says less.
+            if not (seconds / 2 + self._every <= left <= 1.5 * seconds or job._settled):
                 groups.setdefault((job.queue, lease), []).append(job)
         for (queue, lease), jobs in groups.items():
             await self._extend(queue, lease, jobs)
@@ -238,6 +250,8 @@ class AsyncPulse(_Line):
         for job, is_good in zip(jobs, done, strict=True):
             if is_good:
                 job._until = begun + lease.total_seconds()
+            elif is_good is None:
+                pass  # a transaction, perhaps of the handler's, has locked its row: the next beat asks again
             elif not job._settled and self._hand.lose(job):
                 log.warning(
                     "the lease of job %s of queue %r is lost: somebody else may have it",

@@ -79,11 +79,6 @@ class Transaction:
         self._undo.append(action)
 
     @property
-    def is_open(self) -> bool:
-        """Whether the whole transaction is, neither committed nor rolled back."""
-        return not self._is_over if self._outer is None else self._outer.is_open
-
-    @property
     def is_outermost(self) -> bool:
         """Whether this is a transaction, not a savepoint in one."""
         return self._outer is None

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from datetime import timedelta
+from itertools import islice
 
 import click
 import psycopg
@@ -100,19 +101,20 @@ def list_command(pq: PQ, queue: str, scheduled: bool, count: int, unlimited: boo
         $ pgq-py list apples
         $ pgq-py list apples --scheduled --all --json
     """
-    jobs = pq.queue(queue, raw=True).list(scheduled, count=None if unlimited else count + 1)
-    shown = jobs if unlimited else jobs[:count]
-    if as_json:
-        for job in shown:
-            click.echo(job_json(job, "ready_at"))
-    else:
-        headings = ("id", "priority", "put", "due", "attempts", "data")
-        print_table(
-            headings,
-            [(job.id, job.priority, job.enqueued_at, job.ready_at, job.attempts, brief(job.data)) for job in shown],
-        )
-    if len(shown) < len(jobs):
-        say(f"These are the first {count}: --all lists all")
+    with pq.transaction():
+        jobs = pq.queue(queue, raw=True)._list_in_pages(scheduled, None if unlimited else count + 1)
+        shown = jobs if unlimited else islice(jobs, count)
+        if as_json:
+            for job in shown:
+                click.echo(job_json(job, "ready_at"))
+        else:
+            headings = ("id", "priority", "put", "due", "attempts", "data")
+            print_table(
+                headings,
+                [(job.id, job.priority, job.enqueued_at, job.ready_at, job.attempts, brief(job.data)) for job in shown],
+            )
+        if next(jobs, None) is not None:
+            say(f"These are the first {count}: --all lists all")
 
 
 @click.command("count")

@@ -23,6 +23,16 @@ declare
     v_new_ids bigint[];
     v_ids bigint[];
     v_wrong text;
+    -- An entry of a history that is none of queue_export's: `at` is text there that every language can read.
+    v_odd jsonpath := $path$
+        $.history[*].type() != "object" || exists($.history[*] ? (!(
+            @.attempt.type() == "number"
+            && @.at.type() == "string"
+            && @.at like_regex "^\\d{4}-\\d\\d-\\d\\dT([01]\\d|2[0-3])(:[0-5]\\d){2}(\\.\\d+)?[+-]\\d\\d(:\\d\\d){1,2}$"
+            && (!exists(@.consumer) || @.consumer == null || @.consumer.type() == "string")
+            && (!exists(@.error) || @.error == null || @.error.type() == "string")
+        )))
+    $path$;
     v_live bigint;
     v_dead bigint;
 begin
@@ -74,7 +84,7 @@ begin
                 when octet_length(r.dedupe_key) > 1024 then 'dedupe_key'
                 when octet_length(r.consumer) > 255 then 'consumer'
                 when octet_length((u.job -> 'headers')::text) > 65536 then 'headers'
-                when jsonb_typeof(u.job -> 'history') <> 'array' then 'history'
+                when jsonb_typeof(u.job -> 'history') <> 'array' or u.job @@ v_odd then 'history'
                 when r.died_at is not null and r.reason is null then 'reason'
                 when num_nonnulls(u.data, u.data_text, u.data_bytes) > 1 then 'data'
                 when coalesce(octet_length(u.data_bytes), octet_length(u.data_text)) > 268435455 then 'data'
@@ -93,6 +103,7 @@ begin
             or octet_length(r.consumer) > 255
             or octet_length((u.job -> 'headers')::text) > 65536
             or jsonb_typeof(u.job -> 'history') <> 'array'
+            or u.job @@ v_odd
             or r.died_at is not null and r.reason is null
             or num_nonnulls(u.data, u.data_text, u.data_bytes) > 1
             or coalesce(octet_length(u.data_bytes), octet_length(u.data_text)) > 268435455,
@@ -117,6 +128,10 @@ begin
             ('enqueued', r.enqueued_at), ('schedule', r.schedule_at), ('expected', r.expected_at),
             ('ready', r.ready_at), ('died', r.died_at)
     ) t (name, at);
+    -- What looks like a number or a time is one.
+    perform h.attempt, h.at
+    from unnest(queue_import.jobs) as u (job)
+    cross join lateral jsonb_to_recordset(u.job -> 'history') as h (attempt integer, at timestamptz);
 
     v_new_ids := array(
         select nextval(pg_get_serial_sequence('queue_job', 'id')) from generate_series(1, v_size)
@@ -198,7 +213,8 @@ They get new ids, in the order in which they are given. What is scheduled, backs
 same time as before. A queue's limits do not keep them out.
 
 **queue**: name of the queue.
-**jobs**: for each job the object `job` of `queue_export`; fields may be missing.
+**jobs**: for each job the object `job` of `queue_export`; fields may be missing. `history` is as in
+`queue_dead_list`, its `consumer` and `error` may be missing, and `at` is as in `2026-11-27T17:00:00+00:00`.
 **data**, **data_text**, **data_bytes**: for each job its data, in one of the three arrays; null in the other two.
 **append**: false, the default, refuses a queue that has jobs, dead jobs or totals: an import that is repeated by
 mistake puts nothing twice. The first call of an import in parts has false, those that follow in the same transaction

@@ -16,7 +16,6 @@ set enable_seqscan = off
 as $$
 #variable_conflict use_column
 declare
-    v_done boolean[];
     v_job record;
 begin
     if octet_length(queue_progress_many.queue) between 1 and 255 is not true then
@@ -31,19 +30,35 @@ begin
     if cardinality(ids) <> cardinality(receipts) is not false then
         perform _queue_refuse_sizes('receipts', cardinality(receipts), cardinality(ids));
     end if;
-    v_done := array_fill(false, array[cardinality(ids)]);
-    -- In the order of the ids: two calls that share jobs wait for each other, and don't lock
-    -- each other out.
+    if not queue_progress_many.lease between interval '1 microsecond' and interval '10 years' then
+        perform _queue_refuse_lease(queue_progress_many.lease);
+    end if;
+    -- The row that somebody else has locked is passed over: whoever waits for one lets the other leases run out.
     for v_job in
-        select u.id, u.receipt, u.n
-        from unnest(ids, receipts) with ordinality as u (id, receipt, n)
-        order by u.id
+        select u.id, u.receipt from unnest(ids, receipts) as u (id, receipt)
     loop
-        v_done[v_job.n] := v_job.receipt is not null
-            and queue_progress(queue_progress_many.queue, v_job.id, v_job.receipt, lease => queue_progress_many.lease);
+        id := v_job.id;
+        done := exists (
+            select
+            from queue_job j
+            where j.queue = queue_progress_many.queue
+                and j.id = v_job.id
+                and j.receipt = v_job.receipt
+                and j.lease_until > clock_timestamp()
+        );
+        if done then
+            perform
+            from queue_job j
+            where j.queue = queue_progress_many.queue and j.id = v_job.id
+            for no key update skip locked;
+            done := case
+                when found then queue_progress(
+                    queue_progress_many.queue, v_job.id, v_job.receipt, lease => queue_progress_many.lease
+                )
+            end;
+        end if;
+        return next;
     end loop;
-    return query
-    select u.id, u.done from unnest(ids, v_done) with ordinality as u (id, done, n) order by u.n;
 end
 $$;
 
@@ -53,8 +68,9 @@ As `queue_progress`, for many jobs at once: the heartbeat of a consumer.
 **queue**: name of the queue; **ids**, **receipts**: the jobs, as `queue_lease` gave them.
 **lease**: as there, for all of them.
 
-Returns a row for each job, in the order given: **done** is false where the lease is no
-longer good, and nothing was changed.
+Returns a row for each job, in the order given: **done** is true where the lease was extended, false where it is no
+longer good, and null where a transaction of somebody else's has locked the job: for that it does not wait, ask again
+soon. Only where it is true something was changed.
 
 Errors: those of `queue_progress`; 2202E where there are not as many receipts as ids.
 

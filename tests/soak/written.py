@@ -115,11 +115,11 @@ class WrittenCalls(Calls):
 
     def progress_many(
         self, queue: str, ids: Sequence[int], receipts: Sequence[bytes], lease_for: Duration | None
-    ) -> Call[list[bool]]:
+    ) -> Call[list[bool | None]]:
         call = super().progress_many(queue, ids, receipts, lease_for)
         lease = length("lease_for", lease_for)
         assert lease is not None  # a worker's heartbeat says for how long
-        return self._settling("progress", ids, receipts, call, list, lease=lease.total_seconds())
+        return self._settling("progress", ids, receipts, call, extended, lease=lease.total_seconds())
 
     def _settling(
         self,
@@ -149,6 +149,11 @@ class WrittenCalls(Calls):
 
 def one(done: bool) -> list[bool]:
     return [done]
+
+
+def extended(dones: list[bool | None]) -> list[bool]:
+    """Of a job that somebody else had locked (None) the lease was not extended."""
+    return list(map(bool, dones))
 
 
 def watched(call: Call[T], note: Callable[[T], None]) -> Call[T]:

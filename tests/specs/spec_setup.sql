@@ -78,6 +78,12 @@ create function spec_error(who text, id bigint, receipt uuid) returns boolean la
     select spec_answer(who, 'error', id, queue_error('apples', id, receipt, 'a worm', retry_in => '0'))
 $$;
 
+-- As one of many: the heartbeat.
+create function spec_progress(who text, id bigint, receipt uuid) returns boolean language sql as $$
+    select spec_answer(who, 'progress', p.id, p.done)
+    from queue_progress_many('apples', array[spec_progress.id], array[spec_progress.receipt]) p
+$$;
+
 create function spec_cancel(who text, id bigint) returns boolean language sql as $$
     select spec_answer(who, 'cancel', id, queue_cancel('apples', id))
 $$;
