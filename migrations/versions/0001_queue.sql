@@ -517,8 +517,8 @@ begin
                 v_cost,
                 -- Nothing there: what is put from now on has a higher id.
                 coalesce(v_found.rank, 0),
-                -- As text without spaces that any DateStyle reads.
-                to_jsonb(coalesce(v_found.expected_at, 'infinity')) #>> '{}',
+                -- As text that any DateStyle reads, without spaces: a year before Christ has one.
+                replace(to_jsonb(coalesce(v_found.expected_at, 'infinity')) #>> '{}', ' ', ''),
                 coalesce(v_found.ids[1], v_last, 0),
                 case when v_cost > 0.001 then 'far' when v_due <> '' then 'due' else 'near' end
             ),
@@ -1008,7 +1008,13 @@ begin
             v_name,
             (
                 select concat_ws(
-                    ' ', v_head[1], v_head[2], j.rank, to_jsonb(j.expected_at) #>> '{}', j.id, v_head[6]
+                    ' ',
+                    v_head[1],
+                    v_head[2],
+                    j.rank,
+                    replace(to_jsonb(j.expected_at) #>> '{}', ' ', ''),
+                    j.id,
+                    v_head[6]
                 )
                 from queue_job j
                 where j.queue = _queue_follow.queue and j.id = v_ids[v_before + 1]
