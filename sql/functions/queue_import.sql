@@ -29,7 +29,10 @@ begin
     if octet_length(queue_import.queue) between 1 and 255 is not true then
         perform _queue_refuse_name(queue_import.queue);
     end if;
-    if current_setting('session_authorization') <> current_user or current_setting('role') <> 'none' then
+    if session_user <> current_user
+        or current_setting('session_authorization') = ''
+        or current_setting('role') <> 'none'
+    then
         perform _queue_allow(queue_import.queue, 'manage');
     end if;
     if v_size > 100000 then
