@@ -391,6 +391,37 @@ comment on function _queue_channel is
 
 revoke all on function _queue_channel from public;
 
+-- functions/_queue_check_json.sql
+create or replace function _queue_check_json(
+    data jsonb
+)
+returns void
+language plpgsql
+stable
+set search_path from current
+as $$
+declare
+    v_bytes integer := 1073741823;
+begin
+    begin
+        v_bytes := octet_length(data::text);
+    exception
+        when program_limit_exceeded then null;  -- more than can be a text at all
+    end;
+    if v_bytes > 536870911 then
+        raise exception using
+            errcode = 'QU002',
+            message = format('the data have %s bytes as text, and a job takes 536870911 at most', v_bytes),
+            hint = 'Put where to find it; or give large numbers and control characters as another text.';
+    end if;
+end
+$$;
+
+comment on function _queue_check_json is
+    'Private: refuse JSON that is too large as text (QU002): a number of 12 bytes, 1e131071, is one of 131,072 there. What has more than 1 GB can''t be sent. Each take would fail, and the job be at the head again.';
+
+revoke all on function _queue_check_json from public;
+
 -- functions/_queue_check_limits.sql
 create or replace function _queue_check_limits(
     queue text,
@@ -1170,6 +1201,22 @@ comment on function _queue_has_sets is
     'Private: whether the server finds rows by an array of ids along the index, whatever its statistics; otherwise one by one.';
 
 revoke all on function _queue_has_sets from public;
+
+-- functions/_queue_is_large.sql
+create or replace function _queue_is_large(
+    data jsonb
+)
+returns boolean
+language sql
+stable
+-- As _queue_key. A number of 12 bytes can be a text of 147,456, so what has no more than this has 503 MB at most.
+-- Of what was compressed, in the table that it comes from, the size says nothing.
+return pg_column_size(data) > 40960 or pg_column_compression(data) is not null;
+
+comment on function _queue_is_large is
+    'Private: whether JSON could be too large as text; then _queue_check_json tells.';
+
+revoke all on function _queue_is_large from public;
 
 -- functions/_queue_key.sql
 create or replace function _queue_key(
@@ -2125,6 +2172,9 @@ begin
     v_bytes := coalesce(octet_length(queue_bury.data_bytes), octet_length(queue_bury.data_text));
     if v_bytes > 268435455 then
         perform _queue_refuse_data(v_bytes);
+    end if;
+    if _queue_is_large(queue_bury.data) then
+        perform _queue_check_json(queue_bury.data);
     end if;
     if octet_length(queue_bury.dedupe_key) > 1024 then
         perform _queue_refuse_length('dedupe_key', octet_length(queue_bury.dedupe_key), 1024);
@@ -4352,6 +4402,7 @@ begin
             message = format('the %s of a job is what no job can have', v_wrong),
             hint = 'Give what queue_export gave.';
     end if;
+    perform _queue_check_json(d) from unnest(queue_import.data) as d where _queue_is_large(d);
     perform _queue_time(t.name, t.at, null, null)
     from unnest(queue_import.jobs) as u (job)
     cross join lateral jsonb_to_record(u.job) as r (
@@ -4455,7 +4506,7 @@ queue already: then it was not stored, and there is no job with this id.
 
 Errors: 22023 for a bad name, more than 100,000 jobs or what no job can have; 2202E where the arrays differ in
 length; 22003, 22007, 22008 and 22P02 for a number or a time that is none or out of range; 55000 for a queue that was
-used before.
+used before; QU002 for JSON that is too large, as in `queue_put`.
 
     select id from queue_import('apples', array['{"priority": 3}']::jsonb[], array['{"kind": "Cox"}']::jsonb[]);
 $$;
@@ -5523,6 +5574,7 @@ begin
         and queue_put.dedupe_key is null
         and queue_put.priority > -2147483648
         and queue_put.max_attempts is null
+        and _queue_is_large(queue_put.data) is not true
     then
         if queue_put.data is null or queue_put.headers is not null
             or queue_put.schedule_at is not null or queue_put.schedule_in is not null
@@ -5579,7 +5631,7 @@ begin
         end if;
     end if;
 
-    -- A key, a limit, or a mistake: as a batch of one.
+    -- A key, a limit, large JSON, or a mistake: as a batch of one.
     return (
         select p.id
         from queue_put_many(
@@ -5638,8 +5690,8 @@ after the year 9999; 22003 for the priority -2147483648, which has no opposite; 
 54001 for text that is not JSON, is not Unicode or is nested too deep; 40001 where the key
 is being put by another transaction and the isolation level is above READ COMMITTED; 40P01
 where two transactions that hold a key each wait for the other's; QU001 where the queue is
-full, QU002 where the data are too large for it (see `queue_create`), or text or bytes of more
-than 268,435,455 bytes.
+full, QU002 where the data are too large for it (see `queue_create`), text or bytes of more
+than 268,435,455 bytes, or JSON of more than 536,870,911 as text.
 
     select queue_put('apples', '{"kind": "Cox"}');
     select queue_put('apples', '{"kind": "Cox"}', schedule_in => '5m', priority => 10);
@@ -5743,6 +5795,7 @@ begin
     if v_bytes > 268435455 then
         perform _queue_refuse_data(v_bytes);
     end if;
+    perform _queue_check_json(d) from unnest(queue_put_many.data) as d where _queue_is_large(d);
     if queue_put_many.schedule_at is not null or queue_put_many.schedule_in is not null then
         v_schedule_at := _queue_time('schedule', queue_put_many.schedule_at, queue_put_many.schedule_in, v_now);
     end if;
@@ -6725,6 +6778,9 @@ begin
     if v_bytes > 268435455 then
         perform _queue_refuse_data(v_bytes);
     end if;
+    if _queue_is_large(queue_update.data) then
+        perform _queue_check_json(queue_update.data);
+    end if;
     if exists (select from queue_setting s where s.queue = queue_update.queue and s.max_bytes is not null) then
         perform _queue_check_limits(
             queue_update.queue,
@@ -6776,7 +6832,8 @@ not wait for that transaction's end).
 
 Errors: 22023 for a bad name or more than one kind of data; 22P02, 22P05 or 54001 for text
 that is not JSON, is not Unicode or is nested too deep; QU002 where the data are too large
-for the queue (see `queue_create`), or text or bytes of more than 268,435,455 bytes.
+for the queue (see `queue_create`), text or bytes of more than 268,435,455 bytes, or JSON of more
+than 536,870,911 as text.
 
     select queue_update('apples', 42, '{"kind": "Gala"}');
 $$;
