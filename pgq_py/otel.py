@@ -27,7 +27,8 @@ from ._sync.client import PQ
 from ._sync.job import Job
 from ._version import __version__
 from .calls import Call, Calls, JobId, Taken
-from .codecs import JSON, Payload
+from .codecs import Payload
+from .errors import DecodeError
 from .labels import task_of
 from .times import Duration, When
 
@@ -399,8 +400,10 @@ def _links(context: Context, attributes: Attributes | None = None) -> list[Link]
 
 
 def _headers_of(row: Taken) -> Any:
-    headers = row.value("headers")
-    return None if headers is None else JSON.decode(Payload(json=headers))
+    try:
+        return row.headers
+    except DecodeError:
+        return None  # the job is on its way to the dead
 
 
 def _message(row: Taken) -> Attributes:
