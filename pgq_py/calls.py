@@ -152,6 +152,24 @@ class Taken:
         except UnicodeDecodeError as error:
             raise DecodeError(f"the data is not {self._dialect.encoding}") from error
 
+    @property
+    def headers(self) -> Any:
+        """The job's headers.
+
+        Raises:
+            DecodeError: as of the data.
+        """
+        try:
+            text = self.value("headers")
+        except UnicodeDecodeError as error:
+            raise DecodeError(f"the headers are not {self._dialect.encoding}") from error
+        return None if text is None else JSON.decode(Payload(json=text))
+
+    def stored_headers(self) -> bytes | None:
+        """The job's headers as they came."""
+        json = self.raw("headers")
+        return None if json is None else json[1:]
+
     def stored(self) -> tuple[bytes | None, bytes | None, bytes | None]:
         """The job's data as it came: data, data_text and data_bytes."""
         json = self._row[1]
@@ -868,7 +886,7 @@ class Calls:
             taken.value("expected_at"),
             None,
             taken.value("priority"),
-            taken.value("headers"),
+            taken.stored_headers(),
             taken.value("max_attempts"),
             True,
         )
@@ -894,7 +912,7 @@ class Calls:
                 taken.value("max_attempts"),
                 taken.raw("consumer"),
                 taken.raw("dedupe_key"),
-                taken.value("headers"),
+                taken.stored_headers(),
             ),
             _nothing,
         )

@@ -29,7 +29,8 @@ from ._sync.job import Job
 from ._sync.session import DialSource, PoolSource
 from ._version import __version__
 from .calls import Call, Calls, JobId, Taken
-from .codecs import JSON, Payload
+from .codecs import Payload
+from .errors import DecodeError
 from .labels import task_of
 from .links import server_of
 from .times import Duration, When
@@ -425,8 +426,10 @@ def _links(context: Context, attributes: Attributes | None = None) -> list[Link]
 
 
 def _headers_of(row: Taken) -> Any:
-    headers = row.value("headers")
-    return None if headers is None else JSON.decode(Payload(json=headers))
+    try:
+        return row.headers
+    except DecodeError:
+        return None  # the job is on its way to the dead
 
 
 def _message(row: Taken) -> Attributes:

@@ -133,10 +133,15 @@ async def test_bytes_that_are_no_text_go_to_the_dead_with_what_was_stored(world,
             await pq.create()
             queue = pq["apples"]
             other.execute("""select queue_put('apples', ('"' || chr(233) || '"')::jsonb, dedupe_key => chr(233))""")
+            other.execute("""select queue_put('apples', '1', headers => ('"' || chr(233) || '"')::jsonb)""")
             await queue.put("é")
             assert (await queue.get(block=False)).data == "é"
-            dead = other.execute("select data::text, dedupe_key, reason from queue_dead_list('apples')", binary=True)
-            assert dead.fetchone() == (b'"\xe9"', b"\xe9", b"the data is not utf-8")
+            columns = "data::text, dedupe_key, headers::text, reason"
+            dead = other.execute(f"select {columns} from queue_dead_list('apples')", binary=True)
+            assert dead.fetchall() == [
+                (b'"\xe9"', b"\xe9", None, b"the data is not utf-8"),
+                (b"1", None, b'"\xe9"', b"the headers are not utf-8"),
+            ]
             await pq.close()
     finally:
         conn.execute(f"drop database {name} with (force)")

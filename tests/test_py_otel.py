@@ -434,6 +434,19 @@ def test_headers_may_hold_anything(pq: PQ, traces: Traces, conn: psycopg.Connect
     assert [span.name for span in traces.take()] == ["lease apples", "complete apples", "process apples"]
 
 
+def test_a_job_whose_headers_cannot_be_read_goes_to_the_dead(pq: PQ, conn: psycopg.Connection[Any]) -> None:
+    """More digits than Python reads."""
+    for _ in range(3):
+        conn.execute("""select queue_put('apples', '1', headers => ('{"n": ' || repeat('9', 5000) || '}')::jsonb)""")
+    assert pq["apples"].get(block=False) is None
+    conn.execute("select queue_redrive('apples')")
+    assert pq["apples"].lease(block=False) is None
+    conn.execute("select queue_redrive('apples')")
+    with pq["apples"].take(block=False) as job:
+        assert job is None
+    assert value(conn, "select count(*) from queue_dead_list('apples')") == 3
+
+
 def test_state_and_baggage_travel_too(pq: PQ, conn: psycopg.Connection[Any]) -> None:
     token = context.attach(baggage.set_baggage("tenant", "orchard"))
     try:

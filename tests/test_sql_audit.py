@@ -36,7 +36,15 @@ def test_no_overloads(conn):
 # Functions with a body of standard SQL, `return ...`, are parsed when they are created: no search_path of the caller's
 # changes what they mean. They become a part of the statement that calls them, in a function of ours that pins the path
 # and has the owner's rights. For that they must have no settings and no rights of their own.
-INLINED = {"_queue_caller", "_queue_channel", "_queue_class", "_queue_has_sets", "_queue_key", "_queue_nobody_sleeps"}
+INLINED = {
+    "_queue_caller",
+    "_queue_channel",
+    "_queue_class",
+    "_queue_has_sets",
+    "_queue_is_large",
+    "_queue_key",
+    "_queue_nobody_sleeps",
+}
 
 
 def test_what_is_inlined_is_parsed_and_has_nothing_that_keeps_it_from_being_inlined(conn):

@@ -118,6 +118,19 @@ def test_a_take_reads_as_little_as_without_dead_rows(database, conn, held, take)
     flat(one, rounds)
 
 
+@pytest.mark.parametrize("take", [GET, LEASE])
+def test_a_head_that_was_expected_before_christ_is_remembered(database, conn, held, take):
+    put_many(conn, DEAD, expected_in="-4500 years")
+    take_all(conn)
+    ids = put_many(conn, 300, expected_in="-4000 years")
+    one = database.connect()
+    taken = column(one, take.format(queue="apples")) + column(one, take.format(queue="apples"))
+    assert noted(one)
+    while found := column(one, take.format(queue="apples")):
+        taken += found
+    assert taken == ids
+
+
 def test_two_queues_in_turn_are_both_remembered(database, conn, held):
     put_many(conn, DEAD)
     take_all(conn)

@@ -144,6 +144,31 @@ def test_the_largest_json(conn):
     assert stored(conn) == 0
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("numbers", [4100, 9000])
+def test_json_that_is_small_and_too_large_as_text(conn, numbers):
+    """Half a gigabyte, and more than can be read."""
+    assert number(re.search(r"As text it may have ([\d,]+) bytes", PAGE)[1]) == 2**29 - 1
+    id = put(conn)
+    before = contents(conn)
+    # Compressed as well, as it comes from a table.
+    conn.execute("create temp table given (data jsonb)")
+    conn.execute("insert into given select ('[' || repeat('1e131071,', %s) || '1]')::jsonb", [numbers])
+    for data in (f"('[' || repeat('1e131071,', {numbers}) || '1]')::jsonb", "(select data from given)"):
+        for call in (
+            f"queue_put('apples', {data})",
+            f"queue_put('apples', {data}, dedupe_key => 'k')",
+            f"queue_put_many('apples', array['1', {data}])",
+            f"queue_update('apples', {id}, {data})",
+            f"queue_bury('apples', {id}, 'large', {data})",
+            f"queue_import('apples', array['{{}}']::jsonb[], array[{data}], append => true)",
+        ):
+            refused(conn, "QU002", f"select {call}", hint=True)
+    assert contents(conn) == before
+    conn.execute("select queue_put('apples', ('[' || repeat('1e131071,', 2000) || '1]')::jsonb)")
+    assert value(conn, "select max(length(data::text)) from queue_get('apples', 2)") > 2000 * 131072
+
+
 @pytest.mark.parametrize("what", ["schedule_at, expected_at", "schedule_in, expected_in"])
 @pytest.mark.parametrize("put_", ["queue_put('apples', '1', ", "queue_put_many('apples', array['1']::jsonb[], "])
 def test_times(conn, what, put_):

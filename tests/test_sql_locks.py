@@ -15,7 +15,7 @@ from typing import Any
 import psycopg
 import pytest
 from conftest import Database
-from sql_leases import lease, put
+from sql_leases import lease, lease_one, put
 from sql_sessions import Running, column, value
 
 Connection = psycopg.Connection[Any]
@@ -185,6 +185,39 @@ def test_a_job_that_is_dead_and_in_the_queue(database: Database, conn: Connectio
     assert redriving.result() == 1
     assert column(conn, "select id from queue_list('apples')") == [dead.id]
     assert set(column(conn, "select id from queue_dead_list('apples')")) == {one.id, two.id}
+
+
+def test_jobs_that_are_put_and_leased_while_a_queue_is_dropped(database: Database, conn: Connection) -> None:
+    """By now the table is large, and read from its beginning: not in the order of the ids."""
+    conn.execute("alter table queue_job set (autovacuum_enabled = off)")
+    put_many = "select count(*) from queue_put_many('apples', array_fill('1'::jsonb, array[3000]))"
+    conn.execute(put_many)
+    conn.execute("select count(*) from queue_get('apples', 2999)")
+    conn.execute("vacuum queue_job")
+    conn.execute(put_many)
+    conn.execute("analyze queue_job")
+    conn.execute("select count(*) from queue_get('apples', 3000)")
+    sessions = [database.connect(**EAGER) for _ in range(2)]
+    holders = [database.connect(autocommit=False) for _ in range(2)]
+    holders[0].execute("select queue_get('apples')")
+    dropping = waits(Running(sessions[0], "select queue_drop('apples')"), conn)
+    put(conn)
+    put(conn, priority=1)
+    conn.execute("select queue_maintain()")
+    two, one = lease_one(conn), lease_one(conn)
+    assert one.id < two.id
+    holders[1].execute("select queue_progress('apples', %s, %s)", [one.id, one.receipt])
+    both = [one.id, two.id], [one.receipt, two.receipt]
+    complete = "select array_agg(c.done) from queue_complete_many('apples', %s, %s) c"
+    completing = waits(Running(sessions[1], complete, *both), conn)
+    holders[0].commit()
+    assert dropping.result() is True
+    holders[1].commit()
+    # The one that somebody had was left to him, and the other was dropped.
+    assert completing.result() == [True, False]
+    assert column(conn, "select id from queue_list('apples', scheduled => true)") == []
+    # Nor is anything left of what was put meanwhile.
+    assert conn.execute("select put, completed from queue_stats('apples')").fetchone() == (0, 1)
 
 
 @pytest.mark.parametrize("ends", ["commit", "rollback"])

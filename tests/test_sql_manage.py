@@ -149,6 +149,12 @@ def test_clear_takes_many_steps(conn):
     assert stored(conn) == 10
 
 
+def test_clear_removes_jobs_with_ids_that_no_sequence_gave(conn):
+    conn.execute("select queue_bury('apples', -5, 'rotten')")
+    assert value(conn, "select queue_redrive('apples')") == 1
+    assert value(conn, "select queue_clear('apples')") == 1
+
+
 def test_clear_leaves_what_is_being_taken(database, conn):
     one = database.connect(autocommit=False)
     conn.execute("select queue_put_many('apples', array_fill('1'::jsonb, array[3000]))")

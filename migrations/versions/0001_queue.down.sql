@@ -11,6 +11,7 @@ drop table queue_job, queue_dead, queue_setting, queue_tally, queue_total, queue
 drop function _queue_align;
 drop function _queue_allow;
 drop function _queue_caller;
+drop function _queue_check_json;
 drop function _queue_check_limits;
 drop function _queue_claim;
 drop function _queue_count_attempt;
@@ -22,6 +23,7 @@ drop function _queue_follow;
 drop function _queue_functions;
 drop function _queue_give;
 drop function _queue_has_sets;
+drop function _queue_is_large;
 drop function _queue_may;
 drop function _queue_names;
 drop function _queue_next;

@@ -391,6 +391,37 @@ comment on function _queue_channel is
 
 revoke all on function _queue_channel from public;
 
+-- functions/_queue_check_json.sql
+create or replace function _queue_check_json(
+    data jsonb
+)
+returns void
+language plpgsql
+stable
+set search_path from current
+as $$
+declare
+    v_bytes integer := 1073741823;
+begin
+    begin
+        v_bytes := octet_length(data::text);
+    exception
+        when program_limit_exceeded then null;  -- more than can be a text at all
+    end;
+    if v_bytes > 536870911 then
+        raise exception using
+            errcode = 'QU002',
+            message = format('the data have %s bytes as text, and a job takes 536870911 at most', v_bytes),
+            hint = 'Put where to find it; or give large numbers and control characters as another text.';
+    end if;
+end
+$$;
+
+comment on function _queue_check_json is
+    'Private: refuse JSON that is too large as text (QU002): a number of 12 bytes, 1e131071, is one of 131,072 there. What has more than 1 GB can''t be sent. Each take would fail, and the job be at the head again.';
+
+revoke all on function _queue_check_json from public;
+
 -- functions/_queue_check_limits.sql
 create or replace function _queue_check_limits(
     queue text,
@@ -517,8 +548,8 @@ begin
                 v_cost,
                 -- Nothing there: what is put from now on has a higher id.
                 coalesce(v_found.rank, 0),
-                -- As text without spaces that any DateStyle reads.
-                to_jsonb(coalesce(v_found.expected_at, 'infinity')) #>> '{}',
+                -- As text that any DateStyle reads, without spaces: a year before Christ has one.
+                replace(to_jsonb(coalesce(v_found.expected_at, 'infinity')) #>> '{}', ' ', ''),
                 coalesce(v_found.ids[1], v_last, 0),
                 case when v_cost > 0.001 then 'far' when v_due <> '' then 'due' else 'near' end
             ),
@@ -800,7 +831,8 @@ revoke all on function _queue_find from public;
 -- functions/_queue_fold.sql
 create or replace function _queue_fold(
     queue text,
-    force boolean default false
+    force boolean default false,
+    guarded boolean default false
 )
 returns integer
 language plpgsql
@@ -819,15 +851,25 @@ declare
     v_sum record;
     v_id bigint;
 begin
-    -- Above READ COMMITTED a row that somebody else has folded meanwhile is an error (40001).
-    if current_setting('transaction_isolation') <> 'read committed'
-        -- When this session folds again, in seconds since 1970; as text, since anybody may set it.
-        or (
-            not _queue_fold.force
-            and coalesce(current_setting('pgq_py.fold_after', true), '') collate "C" > extract(epoch from v_begin)::text
-        )
+    -- When this session folds again, in seconds since 1970; as text, since anybody may set it.
+    if not _queue_fold.force
+        and coalesce(current_setting('pgq_py.fold_after', true), '') collate "C" > extract(epoch from v_begin)::text
     then
         return 0;
+    end if;
+    -- Above READ COMMITTED a row that somebody else has folded since the snapshot is an error (40001). SERIALIZABLE
+    -- makes that of what was only read, and of a put as well: there queue_maintain folds, now and then.
+    if current_setting('transaction_isolation') <> 'read committed' and not _queue_fold.guarded then
+        if current_setting('transaction_isolation') = 'serializable' and not _queue_fold.force then
+            return 0;
+        end if;
+        begin
+            return _queue_fold(_queue_fold.queue, _queue_fold.force, guarded => true);
+        exception
+            when serialization_failure then
+                perform set_config('pgq_py.fold_after', (extract(epoch from v_begin) + 1)::text, false);
+                return 0;
+        end;
     end if;
     -- Nothing here waits: what another transaction is folding is left to it. If that one is
     -- rolled back it has been folded by nobody, and is there for the next.
@@ -885,7 +927,7 @@ end
 $$;
 
 comment on function _queue_fold is
-    'Private: add up to 10,000 rows of queue_tally to the queue''s totals, and remove them. Gives their number. Waits for nobody, and does nothing above READ COMMITTED, nor, unless by FORCE, where this session has lately spent much time on it.';
+    'Private: add up to 10,000 rows of queue_tally to the queue''s totals, and remove them. Gives their number. Waits for nobody, and does nothing where others have folded since the snapshot of a transaction above READ COMMITTED, nor, unless by FORCE, at SERIALIZABLE or where this session has lately spent much time on it. GUARDED is for itself.';
 
 revoke all on function _queue_fold from public;
 
@@ -1008,7 +1050,13 @@ begin
             v_name,
             (
                 select concat_ws(
-                    ' ', v_head[1], v_head[2], j.rank, to_jsonb(j.expected_at) #>> '{}', j.id, v_head[6]
+                    ' ',
+                    v_head[1],
+                    v_head[2],
+                    j.rank,
+                    replace(to_jsonb(j.expected_at) #>> '{}', ' ', ''),
+                    j.id,
+                    v_head[6]
                 )
                 from queue_job j
                 where j.queue = _queue_follow.queue and j.id = v_ids[v_before + 1]
@@ -1164,6 +1212,22 @@ comment on function _queue_has_sets is
     'Private: whether the server finds rows by an array of ids along the index, whatever its statistics; otherwise one by one.';
 
 revoke all on function _queue_has_sets from public;
+
+-- functions/_queue_is_large.sql
+create or replace function _queue_is_large(
+    data jsonb
+)
+returns boolean
+language sql
+stable
+-- As _queue_key. A number of 12 bytes can be a text of 147,456, so what has no more than this has 503 MB at most.
+-- Of what was compressed, in the table that it comes from, the size says nothing.
+return pg_column_size(data) > 40960 or pg_column_compression(data) is not null;
+
+comment on function _queue_is_large is
+    'Private: whether JSON could be too large as text; then _queue_check_json tells.';
+
+revoke all on function _queue_is_large from public;
 
 -- functions/_queue_key.sql
 create or replace function _queue_key(
@@ -2120,6 +2184,9 @@ begin
     if v_bytes > 268435455 then
         perform _queue_refuse_data(v_bytes);
     end if;
+    if _queue_is_large(queue_bury.data) then
+        perform _queue_check_json(queue_bury.data);
+    end if;
     if octet_length(queue_bury.dedupe_key) > 1024 then
         perform _queue_refuse_length('dedupe_key', octet_length(queue_bury.dedupe_key), 1024);
     end if;
@@ -2280,7 +2347,8 @@ as $$
 #variable_conflict use_column
 declare
     v_cleared bigint := 0;
-    v_last bigint := 0;
+    -- Not from zero: queue_bury and queue_redrive may have put a job there that no sequence numbered.
+    v_last bigint := '-9223372036854775808';
     v_ids bigint[];
     v_rows bigint;
 begin
@@ -2860,7 +2928,7 @@ as $$
 #variable_conflict use_column
 declare
     v_found boolean := false;
-    v_dead bigint[];
+    v_ids bigint[];
     v_left tid[];
 begin
     if octet_length(queue_drop.queue) between 1 and 255 is not true then
@@ -2872,11 +2940,13 @@ begin
     then
         perform _queue_allow(queue_drop.queue, 'manage');
     end if;
-    -- All rows in one order, so that two calls wait for each other. The totals twice: first, while
-    -- nothing else is locked, to wait for a transaction that is folding them; at the end for what
-    -- those left behind that were taking jobs.
-    perform from queue_tally t where t.queue = queue_drop.queue order by t.ctid for update;
-    delete from queue_tally t where t.queue = queue_drop.queue;
+    -- All rows in one order, so that two calls wait for each other, and none is waited for that came meanwhile and
+    -- has no place in it. The totals twice: first, while nothing else is locked, to wait for a transaction that is
+    -- folding them; at the end for what those left behind that were taking jobs.
+    v_left := array(
+        select t.ctid from queue_tally t where t.queue = queue_drop.queue order by t.ctid for update
+    );
+    delete from queue_tally t where t.queue = queue_drop.queue and t.ctid = any (v_left);
     v_found := found;
     perform from queue_total t where t.queue = queue_drop.queue order by t.id for update;
     delete from queue_total t where t.queue = queue_drop.queue;
@@ -2885,7 +2955,7 @@ begin
     v_found := v_found or found;
     -- Dead jobs before the others, as queue_redrive, which then waits for keys. But not those that
     -- are still in the queue, which come after them in _queue_fail.
-    v_dead := array(
+    v_ids := array(
         select d.id
         from queue_dead d
         where d.queue = queue_drop.queue
@@ -2893,22 +2963,26 @@ begin
         order by d.id
         for update
     );
-    delete from queue_dead d where d.queue = queue_drop.queue and d.id = any (v_dead);
+    delete from queue_dead d where d.queue = queue_drop.queue and d.id = any (v_ids);
     v_found := v_found or found;
-    -- In the order of the ids, as those who end leases.
+    -- In the order of the ids, as those who end leases. Then all that are there by now, but for those that others
+    -- have taken meanwhile.
     perform from queue_job j where j.queue = queue_drop.queue order by j.id for update;
-    delete from queue_job j where j.queue = queue_drop.queue;
-    v_found := v_found or found;
+    v_found := queue_clear(queue_drop.queue) > 0 or v_found;
     -- What those left behind that were working on jobs. Who redrives some of it comes after this call.
-    v_dead := array(
+    v_ids := array(
         select d.id from queue_dead d where d.queue = queue_drop.queue for update skip locked
     );
-    delete from queue_dead d where d.queue = queue_drop.queue and d.id = any (v_dead);
+    delete from queue_dead d where d.queue = queue_drop.queue and d.id = any (v_ids);
     v_found := v_found or found;
     v_left := array(
         select t.ctid from queue_tally t where t.queue = queue_drop.queue for update skip locked
     );
     delete from queue_tally t where t.queue = queue_drop.queue and t.ctid = any (v_left);
+    v_ids := array(
+        select t.id from queue_total t where t.queue = queue_drop.queue for update skip locked
+    );
+    delete from queue_total t where t.queue = queue_drop.queue and t.id = any (v_ids);
     return v_found;
 end
 $$;
@@ -2916,7 +2990,8 @@ $$;
 comment on function queue_drop is $$
 Remove a queue with all that is in it: jobs, dead jobs, settings and totals.
 
-Waits for transactions that are taking jobs from it, or redriving its dead jobs. A put afterwards makes the queue anew.
+Waits for transactions that are taking jobs from it, or redriving its dead jobs. A put afterwards makes the queue anew;
+a job that was put and taken while the call waited may be left to whoever took it.
 
 **queue**: name of the queue.
 
@@ -3113,7 +3188,9 @@ as $$
 #variable_conflict use_column
 declare
     v_now timestamptz := clock_timestamp();
+    v_left integer := queue_export.count;
     v_ids bigint[];
+    v_taken integer := 0;
     v_rows integer;
 begin
     if octet_length(queue_export.queue) between 1 and 255 is not true then
@@ -3134,107 +3211,120 @@ begin
     end if;
 
     after := coalesce(after, '-9223372036854775808');
-    if queue_export.dead then
-        if queue_export.take then
-            v_ids := array(
-                select d.id
-                from queue_dead d
-                where d.queue = queue_export.queue and d.id > queue_export.after
-                order by d.id
-                limit queue_export.count
-                for update skip locked
-            );
-        else
-            v_ids := array(
-                select d.id
-                from queue_dead d
-                where d.queue = queue_export.queue and d.id > queue_export.after
-                order by d.id
-                limit queue_export.count
-            );
-        end if;
-        return query
-        select
-            d.id,
-            -- Not what is inside of headers and history: a null may be somebody's.
-            jsonb_strip_nulls(jsonb_build_object(
-                'id', d.id, 'died_at', d.died_at, 'reason', d.reason, 'priority', d.priority,
-                'enqueued_at', d.enqueued_at, 'schedule_at', d.schedule_at, 'expected_at', d.expected_at,
-                'attempts', d.attempts, 'max_attempts', d.max_attempts, 'last_error', d.last_error,
-                'progress_count', d.progress_count, 'consumer', d.consumer, 'dedupe_key', d.dedupe_key
-            ))
-            || case when d.headers is null then '{}' else jsonb_build_object('headers', d.headers) end
-            || case when d.history is null then '{}' else jsonb_build_object('history', d.history) end,
-            d.data, d.data_text, d.data_bytes
-        from queue_dead d
-        where d.queue = queue_export.queue
-            and d.id > queue_export.after
-            and d.id <= v_ids[cardinality(v_ids)]
-            and d.id = any (v_ids)
-        order by d.id;
-        if queue_export.take then
-            delete from queue_dead d
+    -- In steps, as in queue_clear: before PostgreSQL 17 each row is looked for in the whole array.
+    loop
+        if queue_export.dead then
+            if queue_export.take then
+                v_ids := array(
+                    select d.id
+                    from queue_dead d
+                    where d.queue = queue_export.queue
+                        and d.id > queue_export.after
+                    order by d.id
+                    limit least(v_left, 1000)
+                    for update skip locked
+                );
+            else
+                v_ids := array(
+                    select d.id
+                    from queue_dead d
+                    where d.queue = queue_export.queue
+                        and d.id > queue_export.after
+                    order by d.id
+                    limit least(v_left, 1000)
+                );
+            end if;
+            exit when cardinality(v_ids) = 0;
+            return query
+            select
+                d.id,
+                -- Not what is inside of headers and history: a null may be somebody's.
+                jsonb_strip_nulls(jsonb_build_object(
+                    'id', d.id, 'died_at', d.died_at, 'reason', d.reason, 'priority', d.priority,
+                    'enqueued_at', d.enqueued_at, 'schedule_at', d.schedule_at, 'expected_at', d.expected_at,
+                    'attempts', d.attempts, 'max_attempts', d.max_attempts, 'last_error', d.last_error,
+                    'progress_count', d.progress_count, 'consumer', d.consumer, 'dedupe_key', d.dedupe_key
+                ))
+                || case when d.headers is null then '{}' else jsonb_build_object('headers', d.headers) end
+                || case when d.history is null then '{}' else jsonb_build_object('history', d.history) end,
+                d.data, d.data_text, d.data_bytes
+            from queue_dead d
             where d.queue = queue_export.queue
                 and d.id > queue_export.after
                 and d.id <= v_ids[cardinality(v_ids)]
-                and d.id = any (v_ids);
-            get diagnostics v_rows = row_count;
-            if v_rows > 0 then
-                insert into queue_tally (queue, dead) values (queue_export.queue, - v_rows);
+                and d.id = any (v_ids)
+            order by d.id;
+            if queue_export.take then
+                delete from queue_dead d
+                where d.queue = queue_export.queue
+                    and d.id > queue_export.after
+                    and d.id <= v_ids[cardinality(v_ids)]
+                    and d.id = any (v_ids);
+                get diagnostics v_rows = row_count;
+                v_taken := v_taken + v_rows;
             end if;
-        end if;
-        return;
-    end if;
-
-    if queue_export.take then
-        -- A lease that runs is somebody's: the job may be done at this moment.
-        v_ids := array(
-            select j.id
+        else
+            if queue_export.take then
+                v_ids := array(
+                    select j.id
+                    from queue_job j
+                    where j.queue = queue_export.queue
+                        and j.id > queue_export.after
+                        -- A lease that runs is somebody's: the job may be done at this moment.
+                        and (j.receipt is null or greatest(j.ready_at, j.lease_until) > v_now is not true)
+                    order by j.id
+                    limit least(v_left, 1000)
+                    for update skip locked
+                );
+            else
+                v_ids := array(
+                    select j.id
+                    from queue_job j
+                    where j.queue = queue_export.queue
+                        and j.id > queue_export.after
+                    order by j.id
+                    limit least(v_left, 1000)
+                );
+            end if;
+            exit when cardinality(v_ids) = 0;
+            return query
+            select
+                j.id,
+                jsonb_strip_nulls(jsonb_build_object(
+                    'id', j.id, 'priority', - j.rank, 'enqueued_at', j.enqueued_at, 'schedule_at', j.schedule_at,
+                    'expected_at', nullif(j.expected_at, 'infinity'), 'ready_at', greatest(j.ready_at, j.lease_until),
+                    'attempts', j.attempts, 'max_attempts', j.max_attempts, 'last_error', j.last_error,
+                    'progress_count', j.progress_count, 'consumer', j.consumer, 'dedupe_key', j.dedupe_key
+                ))
+                || case when j.headers is null then '{}' else jsonb_build_object('headers', j.headers) end
+                || case when j.history is null then '{}' else jsonb_build_object('history', j.history) end,
+                j.data, j.data_text, j.data_bytes
             from queue_job j
             where j.queue = queue_export.queue
                 and j.id > queue_export.after
-                and (j.receipt is null or greatest(j.ready_at, j.lease_until) > v_now is not true)
-            order by j.id
-            limit queue_export.count
-            for update skip locked
-        );
-    else
-        v_ids := array(
-            select j.id
-            from queue_job j
-            where j.queue = queue_export.queue and j.id > queue_export.after
-            order by j.id
-            limit queue_export.count
-        );
-    end if;
-    return query
-    select
-        j.id,
-        jsonb_strip_nulls(jsonb_build_object(
-            'id', j.id, 'priority', - j.rank, 'enqueued_at', j.enqueued_at, 'schedule_at', j.schedule_at,
-            'expected_at', nullif(j.expected_at, 'infinity'), 'ready_at', greatest(j.ready_at, j.lease_until),
-            'attempts', j.attempts, 'max_attempts', j.max_attempts, 'last_error', j.last_error,
-            'progress_count', j.progress_count, 'consumer', j.consumer, 'dedupe_key', j.dedupe_key
-        ))
-        || case when j.headers is null then '{}' else jsonb_build_object('headers', j.headers) end
-        || case when j.history is null then '{}' else jsonb_build_object('history', j.history) end,
-        j.data, j.data_text, j.data_bytes
-    from queue_job j
-    where j.queue = queue_export.queue
-        and j.id > queue_export.after
-        and j.id <= v_ids[cardinality(v_ids)]
-        and j.id = any (v_ids)
-    order by j.id;
-    if queue_export.take then
-        delete from queue_job j
-        where j.queue = queue_export.queue
-            and j.id > queue_export.after
-            and j.id <= v_ids[cardinality(v_ids)]
-            and j.id = any (v_ids);
-        get diagnostics v_rows = row_count;
-        if v_rows > 0 then
-            insert into queue_tally (queue, moved) values (queue_export.queue, - v_rows);
+                and j.id <= v_ids[cardinality(v_ids)]
+                and j.id = any (v_ids)
+            order by j.id;
+            if queue_export.take then
+                delete from queue_job j
+                where j.queue = queue_export.queue
+                    and j.id > queue_export.after
+                    and j.id <= v_ids[cardinality(v_ids)]
+                    and j.id = any (v_ids);
+                get diagnostics v_rows = row_count;
+                v_taken := v_taken + v_rows;
+            end if;
         end if;
+        after := v_ids[cardinality(v_ids)];
+        v_left := v_left - cardinality(v_ids);
+    end loop;
+    if v_taken > 0 then
+        insert into queue_tally (queue, moved, dead)
+        values (
+            queue_export.queue,
+            case when not queue_export.dead then - v_taken end,
+            case when queue_export.dead then - v_taken end
+        );
     end if;
 end
 $$;
@@ -4334,6 +4424,7 @@ begin
             message = format('the %s of a job is what no job can have', v_wrong),
             hint = 'Give what queue_export gave.';
     end if;
+    perform _queue_check_json(d) from unnest(queue_import.data) as d where _queue_is_large(d);
     perform _queue_time(t.name, t.at, null, null)
     from unnest(queue_import.jobs) as u (job)
     cross join lateral jsonb_to_record(u.job) as r (
@@ -4442,7 +4533,7 @@ queue already: then it was not stored, and there is no job with this id.
 
 Errors: 22023 for a bad name, more than 100,000 jobs or what no job can have; 2202E where the arrays differ in
 length; 22003, 22007, 22008 and 22P02 for a number or a time that is none or out of range; 55000 for a queue that was
-used before.
+used before; QU002 for JSON that is too large, as in `queue_put`.
 
     select id from queue_import('apples', array['{"priority": 3}']::jsonb[], array['{"kind": "Cox"}']::jsonb[]);
 $$;
@@ -5189,7 +5280,7 @@ rights, should a restored dump or an update of the extension have lost it);
 whose queues are notified.
 
 Errors: none of its own. At READ COMMITTED it does all of it; above, what another transaction
-touches at the same time is a warning, and totals are left as they are.
+touches at the same time is a warning or left for the next call, and totals are not corrected.
 
     select task, done from queue_maintain();
 $$;
@@ -5526,6 +5617,7 @@ begin
         and queue_put.dedupe_key is null
         and queue_put.priority > -2147483648
         and queue_put.max_attempts is null
+        and _queue_is_large(queue_put.data) is not true
     then
         if queue_put.data is null or queue_put.headers is not null
             or queue_put.schedule_at is not null or queue_put.schedule_in is not null
@@ -5582,7 +5674,7 @@ begin
         end if;
     end if;
 
-    -- A key, a limit, or a mistake: as a batch of one.
+    -- A key, a limit, large JSON, or a mistake: as a batch of one.
     return (
         select p.id
         from queue_put_many(
@@ -5641,8 +5733,8 @@ after the year 9999; 22003 for the priority -2147483648, which has no opposite; 
 54001 for text that is not JSON, is not Unicode or is nested too deep; 40001 where the key
 is being put by another transaction and the isolation level is above READ COMMITTED; 40P01
 where two transactions that hold a key each wait for the other's; QU001 where the queue is
-full, QU002 where the data are too large for it (see `queue_create`), or text or bytes of more
-than 268,435,455 bytes.
+full, QU002 where the data are too large for it (see `queue_create`), text or bytes of more
+than 268,435,455 bytes, or JSON of more than 536,870,911 as text.
 
     select queue_put('apples', '{"kind": "Cox"}');
     select queue_put('apples', '{"kind": "Cox"}', schedule_in => '5m', priority => 10);
@@ -5746,6 +5838,7 @@ begin
     if v_bytes > 268435455 then
         perform _queue_refuse_data(v_bytes);
     end if;
+    perform _queue_check_json(d) from unnest(queue_put_many.data) as d where _queue_is_large(d);
     if queue_put_many.schedule_at is not null or queue_put_many.schedule_in is not null then
         v_schedule_at := _queue_time('schedule', queue_put_many.schedule_at, queue_put_many.schedule_in, v_now);
     end if;
@@ -6728,6 +6821,9 @@ begin
     if v_bytes > 268435455 then
         perform _queue_refuse_data(v_bytes);
     end if;
+    if _queue_is_large(queue_update.data) then
+        perform _queue_check_json(queue_update.data);
+    end if;
     if exists (select from queue_setting s where s.queue = queue_update.queue and s.max_bytes is not null) then
         perform _queue_check_limits(
             queue_update.queue,
@@ -6779,7 +6875,8 @@ not wait for that transaction's end).
 
 Errors: 22023 for a bad name or more than one kind of data; 22P02, 22P05 or 54001 for text
 that is not JSON, is not Unicode or is nested too deep; QU002 where the data are too large
-for the queue (see `queue_create`), or text or bytes of more than 268,435,455 bytes.
+for the queue (see `queue_create`), text or bytes of more than 268,435,455 bytes, or JSON of more
+than 536,870,911 as text.
 
     select queue_update('apples', 42, '{"kind": "Gala"}');
 $$;

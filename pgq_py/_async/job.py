@@ -112,8 +112,7 @@ class AsyncJob:
         self.id: int = taken.id
         self.queue: str = taken.queue
         self._data: Any = _UNREAD
-        headers = taken.raw("headers")
-        self.headers: Any = None if headers is None else JSON.decode(Payload(json=taken.value("headers")))
+        self.headers: Any = taken.headers
         self._receipt = taken.raw("receipt")
         if self._receipt is not None:
             lease_for = self.lease_for = taken.value("lease_for")

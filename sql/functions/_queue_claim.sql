@@ -71,8 +71,8 @@ begin
                 v_cost,
                 -- Nothing there: what is put from now on has a higher id.
                 coalesce(v_found.rank, 0),
-                -- As text without spaces that any DateStyle reads.
-                to_jsonb(coalesce(v_found.expected_at, 'infinity')) #>> '{}',
+                -- As text that any DateStyle reads, without spaces: a year before Christ has one.
+                replace(to_jsonb(coalesce(v_found.expected_at, 'infinity')) #>> '{}', ' ', ''),
                 coalesce(v_found.ids[1], v_last, 0),
                 case when v_cost > 0.001 then 'far' when v_due <> '' then 'due' else 'near' end
             ),

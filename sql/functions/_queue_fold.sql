@@ -1,6 +1,7 @@
 create or replace function _queue_fold(
     queue text,
-    force boolean default false
+    force boolean default false,
+    guarded boolean default false
 )
 returns integer
 language plpgsql
@@ -19,15 +20,25 @@ declare
     v_sum record;
     v_id bigint;
 begin
-    -- Above READ COMMITTED a row that somebody else has folded meanwhile is an error (40001).
-    if current_setting('transaction_isolation') <> 'read committed'
-        -- When this session folds again, in seconds since 1970; as text, since anybody may set it.
-        or (
-            not _queue_fold.force
-            and coalesce(current_setting('pgq_py.fold_after', true), '') collate "C" > extract(epoch from v_begin)::text
-        )
+    -- When this session folds again, in seconds since 1970; as text, since anybody may set it.
+    if not _queue_fold.force
+        and coalesce(current_setting('pgq_py.fold_after', true), '') collate "C" > extract(epoch from v_begin)::text
     then
         return 0;
+    end if;
+    -- Above READ COMMITTED a row that somebody else has folded since the snapshot is an error (40001). SERIALIZABLE
+    -- makes that of what was only read, and of a put as well: there queue_maintain folds, now and then.
+    if current_setting('transaction_isolation') <> 'read committed' and not _queue_fold.guarded then
+        if current_setting('transaction_isolation') = 'serializable' and not _queue_fold.force then
+            return 0;
+        end if;
+        begin
+            return _queue_fold(_queue_fold.queue, _queue_fold.force, guarded => true);
+        exception
+            when serialization_failure then
+                perform set_config('pgq_py.fold_after', (extract(epoch from v_begin) + 1)::text, false);
+                return 0;
+        end;
     end if;
     -- Nothing here waits: what another transaction is folding is left to it. If that one is
     -- rolled back it has been folded by nobody, and is there for the next.
@@ -85,6 +96,6 @@ end
 $$;
 
 comment on function _queue_fold is
-    'Private: add up to 10,000 rows of queue_tally to the queue''s totals, and remove them. Gives their number. Waits for nobody, and does nothing above READ COMMITTED, nor, unless by FORCE, where this session has lately spent much time on it.';
+    'Private: add up to 10,000 rows of queue_tally to the queue''s totals, and remove them. Gives their number. Waits for nobody, and does nothing where others have folded since the snapshot of a transaction above READ COMMITTED, nor, unless by FORCE, at SERIALIZABLE or where this session has lately spent much time on it. GUARDED is for itself.';
 
 revoke all on function _queue_fold from public;

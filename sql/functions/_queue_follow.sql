@@ -116,7 +116,13 @@ begin
             v_name,
             (
                 select concat_ws(
-                    ' ', v_head[1], v_head[2], j.rank, to_jsonb(j.expected_at) #>> '{}', j.id, v_head[6]
+                    ' ',
+                    v_head[1],
+                    v_head[2],
+                    j.rank,
+                    replace(to_jsonb(j.expected_at) #>> '{}', ' ', ''),
+                    j.id,
+                    v_head[6]
                 )
                 from queue_job j
                 where j.queue = _queue_follow.queue and j.id = v_ids[v_before + 1]

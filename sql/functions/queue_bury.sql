@@ -67,6 +67,9 @@ begin
     if v_bytes > 268435455 then
         perform _queue_refuse_data(v_bytes);
     end if;
+    if _queue_is_large(queue_bury.data) then
+        perform _queue_check_json(queue_bury.data);
+    end if;
     if octet_length(queue_bury.dedupe_key) > 1024 then
         perform _queue_refuse_length('dedupe_key', octet_length(queue_bury.dedupe_key), 1024);
     end if;

@@ -14,7 +14,8 @@ as $$
 #variable_conflict use_column
 declare
     v_cleared bigint := 0;
-    v_last bigint := 0;
+    -- Not from zero: queue_bury and queue_redrive may have put a job there that no sequence numbered.
+    v_last bigint := '-9223372036854775808';
     v_ids bigint[];
     v_rows bigint;
 begin

@@ -10,7 +10,7 @@ as $$
 #variable_conflict use_column
 declare
     v_found boolean := false;
-    v_dead bigint[];
+    v_ids bigint[];
     v_left tid[];
 begin
     if octet_length(queue_drop.queue) between 1 and 255 is not true then
@@ -22,11 +22,13 @@ begin
     then
         perform _queue_allow(queue_drop.queue, 'manage');
     end if;
-    -- All rows in one order, so that two calls wait for each other. The totals twice: first, while
-    -- nothing else is locked, to wait for a transaction that is folding them; at the end for what
-    -- those left behind that were taking jobs.
-    perform from queue_tally t where t.queue = queue_drop.queue order by t.ctid for update;
-    delete from queue_tally t where t.queue = queue_drop.queue;
+    -- All rows in one order, so that two calls wait for each other, and none is waited for that came meanwhile and
+    -- has no place in it. The totals twice: first, while nothing else is locked, to wait for a transaction that is
+    -- folding them; at the end for what those left behind that were taking jobs.
+    v_left := array(
+        select t.ctid from queue_tally t where t.queue = queue_drop.queue order by t.ctid for update
+    );
+    delete from queue_tally t where t.queue = queue_drop.queue and t.ctid = any (v_left);
     v_found := found;
     perform from queue_total t where t.queue = queue_drop.queue order by t.id for update;
     delete from queue_total t where t.queue = queue_drop.queue;
@@ -35,7 +37,7 @@ begin
     v_found := v_found or found;
     -- Dead jobs before the others, as queue_redrive, which then waits for keys. But not those that
     -- are still in the queue, which come after them in _queue_fail.
-    v_dead := array(
+    v_ids := array(
         select d.id
         from queue_dead d
         where d.queue = queue_drop.queue
@@ -43,22 +45,26 @@ begin
         order by d.id
         for update
     );
-    delete from queue_dead d where d.queue = queue_drop.queue and d.id = any (v_dead);
+    delete from queue_dead d where d.queue = queue_drop.queue and d.id = any (v_ids);
     v_found := v_found or found;
-    -- In the order of the ids, as those who end leases.
+    -- In the order of the ids, as those who end leases. Then all that are there by now, but for those that others
+    -- have taken meanwhile.
     perform from queue_job j where j.queue = queue_drop.queue order by j.id for update;
-    delete from queue_job j where j.queue = queue_drop.queue;
-    v_found := v_found or found;
+    v_found := queue_clear(queue_drop.queue) > 0 or v_found;
     -- What those left behind that were working on jobs. Who redrives some of it comes after this call.
-    v_dead := array(
+    v_ids := array(
         select d.id from queue_dead d where d.queue = queue_drop.queue for update skip locked
     );
-    delete from queue_dead d where d.queue = queue_drop.queue and d.id = any (v_dead);
+    delete from queue_dead d where d.queue = queue_drop.queue and d.id = any (v_ids);
     v_found := v_found or found;
     v_left := array(
         select t.ctid from queue_tally t where t.queue = queue_drop.queue for update skip locked
     );
     delete from queue_tally t where t.queue = queue_drop.queue and t.ctid = any (v_left);
+    v_ids := array(
+        select t.id from queue_total t where t.queue = queue_drop.queue for update skip locked
+    );
+    delete from queue_total t where t.queue = queue_drop.queue and t.id = any (v_ids);
     return v_found;
 end
 $$;
@@ -66,7 +72,8 @@ $$;
 comment on function queue_drop is $$
 Remove a queue with all that is in it: jobs, dead jobs, settings and totals.
 
-Waits for transactions that are taking jobs from it, or redriving its dead jobs. A put afterwards makes the queue anew.
+Waits for transactions that are taking jobs from it, or redriving its dead jobs. A put afterwards makes the queue anew;
+a job that was put and taken while the call waited may be left to whoever took it.
 
 **queue**: name of the queue.
 

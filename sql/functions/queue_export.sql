@@ -24,7 +24,9 @@ as $$
 #variable_conflict use_column
 declare
     v_now timestamptz := clock_timestamp();
+    v_left integer := queue_export.count;
     v_ids bigint[];
+    v_taken integer := 0;
     v_rows integer;
 begin
     if octet_length(queue_export.queue) between 1 and 255 is not true then
@@ -45,107 +47,120 @@ begin
     end if;
 
     after := coalesce(after, '-9223372036854775808');
-    if queue_export.dead then
-        if queue_export.take then
-            v_ids := array(
-                select d.id
-                from queue_dead d
-                where d.queue = queue_export.queue and d.id > queue_export.after
-                order by d.id
-                limit queue_export.count
-                for update skip locked
-            );
-        else
-            v_ids := array(
-                select d.id
-                from queue_dead d
-                where d.queue = queue_export.queue and d.id > queue_export.after
-                order by d.id
-                limit queue_export.count
-            );
-        end if;
-        return query
-        select
-            d.id,
-            -- Not what is inside of headers and history: a null may be somebody's.
-            jsonb_strip_nulls(jsonb_build_object(
-                'id', d.id, 'died_at', d.died_at, 'reason', d.reason, 'priority', d.priority,
-                'enqueued_at', d.enqueued_at, 'schedule_at', d.schedule_at, 'expected_at', d.expected_at,
-                'attempts', d.attempts, 'max_attempts', d.max_attempts, 'last_error', d.last_error,
-                'progress_count', d.progress_count, 'consumer', d.consumer, 'dedupe_key', d.dedupe_key
-            ))
-            || case when d.headers is null then '{}' else jsonb_build_object('headers', d.headers) end
-            || case when d.history is null then '{}' else jsonb_build_object('history', d.history) end,
-            d.data, d.data_text, d.data_bytes
-        from queue_dead d
-        where d.queue = queue_export.queue
-            and d.id > queue_export.after
-            and d.id <= v_ids[cardinality(v_ids)]
-            and d.id = any (v_ids)
-        order by d.id;
-        if queue_export.take then
-            delete from queue_dead d
+    -- In steps, as in queue_clear: before PostgreSQL 17 each row is looked for in the whole array.
+    loop
+        if queue_export.dead then
+            if queue_export.take then
+                v_ids := array(
+                    select d.id
+                    from queue_dead d
+                    where d.queue = queue_export.queue
+                        and d.id > queue_export.after
+                    order by d.id
+                    limit least(v_left, 1000)
+                    for update skip locked
+                );
+            else
+                v_ids := array(
+                    select d.id
+                    from queue_dead d
+                    where d.queue = queue_export.queue
+                        and d.id > queue_export.after
+                    order by d.id
+                    limit least(v_left, 1000)
+                );
+            end if;
+            exit when cardinality(v_ids) = 0;
+            return query
+            select
+                d.id,
+                -- Not what is inside of headers and history: a null may be somebody's.
+                jsonb_strip_nulls(jsonb_build_object(
+                    'id', d.id, 'died_at', d.died_at, 'reason', d.reason, 'priority', d.priority,
+                    'enqueued_at', d.enqueued_at, 'schedule_at', d.schedule_at, 'expected_at', d.expected_at,
+                    'attempts', d.attempts, 'max_attempts', d.max_attempts, 'last_error', d.last_error,
+                    'progress_count', d.progress_count, 'consumer', d.consumer, 'dedupe_key', d.dedupe_key
+                ))
+                || case when d.headers is null then '{}' else jsonb_build_object('headers', d.headers) end
+                || case when d.history is null then '{}' else jsonb_build_object('history', d.history) end,
+                d.data, d.data_text, d.data_bytes
+            from queue_dead d
             where d.queue = queue_export.queue
                 and d.id > queue_export.after
                 and d.id <= v_ids[cardinality(v_ids)]
-                and d.id = any (v_ids);
-            get diagnostics v_rows = row_count;
-            if v_rows > 0 then
-                insert into queue_tally (queue, dead) values (queue_export.queue, - v_rows);
+                and d.id = any (v_ids)
+            order by d.id;
+            if queue_export.take then
+                delete from queue_dead d
+                where d.queue = queue_export.queue
+                    and d.id > queue_export.after
+                    and d.id <= v_ids[cardinality(v_ids)]
+                    and d.id = any (v_ids);
+                get diagnostics v_rows = row_count;
+                v_taken := v_taken + v_rows;
             end if;
-        end if;
-        return;
-    end if;
-
-    if queue_export.take then
-        -- A lease that runs is somebody's: the job may be done at this moment.
-        v_ids := array(
-            select j.id
+        else
+            if queue_export.take then
+                v_ids := array(
+                    select j.id
+                    from queue_job j
+                    where j.queue = queue_export.queue
+                        and j.id > queue_export.after
+                        -- A lease that runs is somebody's: the job may be done at this moment.
+                        and (j.receipt is null or greatest(j.ready_at, j.lease_until) > v_now is not true)
+                    order by j.id
+                    limit least(v_left, 1000)
+                    for update skip locked
+                );
+            else
+                v_ids := array(
+                    select j.id
+                    from queue_job j
+                    where j.queue = queue_export.queue
+                        and j.id > queue_export.after
+                    order by j.id
+                    limit least(v_left, 1000)
+                );
+            end if;
+            exit when cardinality(v_ids) = 0;
+            return query
+            select
+                j.id,
+                jsonb_strip_nulls(jsonb_build_object(
+                    'id', j.id, 'priority', - j.rank, 'enqueued_at', j.enqueued_at, 'schedule_at', j.schedule_at,
+                    'expected_at', nullif(j.expected_at, 'infinity'), 'ready_at', greatest(j.ready_at, j.lease_until),
+                    'attempts', j.attempts, 'max_attempts', j.max_attempts, 'last_error', j.last_error,
+                    'progress_count', j.progress_count, 'consumer', j.consumer, 'dedupe_key', j.dedupe_key
+                ))
+                || case when j.headers is null then '{}' else jsonb_build_object('headers', j.headers) end
+                || case when j.history is null then '{}' else jsonb_build_object('history', j.history) end,
+                j.data, j.data_text, j.data_bytes
             from queue_job j
             where j.queue = queue_export.queue
                 and j.id > queue_export.after
-                and (j.receipt is null or greatest(j.ready_at, j.lease_until) > v_now is not true)
-            order by j.id
-            limit queue_export.count
-            for update skip locked
-        );
-    else
-        v_ids := array(
-            select j.id
-            from queue_job j
-            where j.queue = queue_export.queue and j.id > queue_export.after
-            order by j.id
-            limit queue_export.count
-        );
-    end if;
-    return query
-    select
-        j.id,
-        jsonb_strip_nulls(jsonb_build_object(
-            'id', j.id, 'priority', - j.rank, 'enqueued_at', j.enqueued_at, 'schedule_at', j.schedule_at,
-            'expected_at', nullif(j.expected_at, 'infinity'), 'ready_at', greatest(j.ready_at, j.lease_until),
-            'attempts', j.attempts, 'max_attempts', j.max_attempts, 'last_error', j.last_error,
-            'progress_count', j.progress_count, 'consumer', j.consumer, 'dedupe_key', j.dedupe_key
-        ))
-        || case when j.headers is null then '{}' else jsonb_build_object('headers', j.headers) end
-        || case when j.history is null then '{}' else jsonb_build_object('history', j.history) end,
-        j.data, j.data_text, j.data_bytes
-    from queue_job j
-    where j.queue = queue_export.queue
-        and j.id > queue_export.after
-        and j.id <= v_ids[cardinality(v_ids)]
-        and j.id = any (v_ids)
-    order by j.id;
-    if queue_export.take then
-        delete from queue_job j
-        where j.queue = queue_export.queue
-            and j.id > queue_export.after
-            and j.id <= v_ids[cardinality(v_ids)]
-            and j.id = any (v_ids);
-        get diagnostics v_rows = row_count;
-        if v_rows > 0 then
-            insert into queue_tally (queue, moved) values (queue_export.queue, - v_rows);
+                and j.id <= v_ids[cardinality(v_ids)]
+                and j.id = any (v_ids)
+            order by j.id;
+            if queue_export.take then
+                delete from queue_job j
+                where j.queue = queue_export.queue
+                    and j.id > queue_export.after
+                    and j.id <= v_ids[cardinality(v_ids)]
+                    and j.id = any (v_ids);
+                get diagnostics v_rows = row_count;
+                v_taken := v_taken + v_rows;
+            end if;
         end if;
+        after := v_ids[cardinality(v_ids)];
+        v_left := v_left - cardinality(v_ids);
+    end loop;
+    if v_taken > 0 then
+        insert into queue_tally (queue, moved, dead)
+        values (
+            queue_export.queue,
+            case when not queue_export.dead then - v_taken end,
+            case when queue_export.dead then - v_taken end
+        );
     end if;
 end
 $$;

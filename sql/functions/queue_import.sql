@@ -117,6 +117,7 @@ begin
             message = format('the %s of a job is what no job can have', v_wrong),
             hint = 'Give what queue_export gave.';
     end if;
+    perform _queue_check_json(d) from unnest(queue_import.data) as d where _queue_is_large(d);
     perform _queue_time(t.name, t.at, null, null)
     from unnest(queue_import.jobs) as u (job)
     cross join lateral jsonb_to_record(u.job) as r (
@@ -225,7 +226,7 @@ queue already: then it was not stored, and there is no job with this id.
 
 Errors: 22023 for a bad name, more than 100,000 jobs or what no job can have; 2202E where the arrays differ in
 length; 22003, 22007, 22008 and 22P02 for a number or a time that is none or out of range; 55000 for a queue that was
-used before.
+used before; QU002 for JSON that is too large, as in `queue_put`.
 
     select id from queue_import('apples', array['{"priority": 3}']::jsonb[], array['{"kind": "Cox"}']::jsonb[]);
 $$;

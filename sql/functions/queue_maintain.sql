@@ -150,7 +150,7 @@ rights, should a restored dump or an update of the extension have lost it);
 whose queues are notified.
 
 Errors: none of its own. At READ COMMITTED it does all of it; above, what another transaction
-touches at the same time is a warning, and totals are left as they are.
+touches at the same time is a warning or left for the next call, and totals are not corrected.
 
     select task, done from queue_maintain();
 $$;

@@ -42,6 +42,7 @@ begin
         and queue_put.dedupe_key is null
         and queue_put.priority > -2147483648
         and queue_put.max_attempts is null
+        and _queue_is_large(queue_put.data) is not true
     then
         if queue_put.data is null or queue_put.headers is not null
             or queue_put.schedule_at is not null or queue_put.schedule_in is not null
@@ -98,7 +99,7 @@ begin
         end if;
     end if;
 
-    -- A key, a limit, or a mistake: as a batch of one.
+    -- A key, a limit, large JSON, or a mistake: as a batch of one.
     return (
         select p.id
         from queue_put_many(
@@ -157,8 +158,8 @@ after the year 9999; 22003 for the priority -2147483648, which has no opposite; 
 54001 for text that is not JSON, is not Unicode or is nested too deep; 40001 where the key
 is being put by another transaction and the isolation level is above READ COMMITTED; 40P01
 where two transactions that hold a key each wait for the other's; QU001 where the queue is
-full, QU002 where the data are too large for it (see `queue_create`), or text or bytes of more
-than 268,435,455 bytes.
+full, QU002 where the data are too large for it (see `queue_create`), text or bytes of more
+than 268,435,455 bytes, or JSON of more than 536,870,911 as text.
 
     select queue_put('apples', '{"kind": "Cox"}');
     select queue_put('apples', '{"kind": "Cox"}', schedule_in => '5m', priority => 10);

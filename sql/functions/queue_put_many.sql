@@ -93,6 +93,7 @@ begin
     if v_bytes > 268435455 then
         perform _queue_refuse_data(v_bytes);
     end if;
+    perform _queue_check_json(d) from unnest(queue_put_many.data) as d where _queue_is_large(d);
     if queue_put_many.schedule_at is not null or queue_put_many.schedule_in is not null then
         v_schedule_at := _queue_time('schedule', queue_put_many.schedule_at, queue_put_many.schedule_in, v_now);
     end if;

@@ -44,6 +44,9 @@ begin
     if v_bytes > 268435455 then
         perform _queue_refuse_data(v_bytes);
     end if;
+    if _queue_is_large(queue_update.data) then
+        perform _queue_check_json(queue_update.data);
+    end if;
     if exists (select from queue_setting s where s.queue = queue_update.queue and s.max_bytes is not null) then
         perform _queue_check_limits(
             queue_update.queue,
@@ -95,7 +98,8 @@ not wait for that transaction's end).
 
 Errors: 22023 for a bad name or more than one kind of data; 22P02, 22P05 or 54001 for text
 that is not JSON, is not Unicode or is nested too deep; QU002 where the data are too large
-for the queue (see `queue_create`), or text or bytes of more than 268,435,455 bytes.
+for the queue (see `queue_create`), text or bytes of more than 268,435,455 bytes, or JSON of more
+than 536,870,911 as text.
 
     select queue_update('apples', 42, '{"kind": "Gala"}');
 $$;
