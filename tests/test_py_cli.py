@@ -25,6 +25,7 @@ from click.testing import CliRunner, Result
 from sql_sessions import column, value
 from test_py_transfer import fill, told
 
+from pgq_py._sync.transaction import Transaction
 from pgq_py.cli import COMMANDS, EXIT_CODES, main
 from pgq_py.cli import jobs as jobs_module
 
@@ -438,6 +439,24 @@ def test_whatever_happens_at_the_commit_the_file_is_whole_before(run, database, 
         assert told(conn) == before
     run("import", file, "--queue", "pears")
     assert told(conn, queue="pears") == before
+
+
+def test_control_c_at_the_end_of_the_commit_leaves_the_file(run, conn, tmp_path, monkeypatch):
+    """The server may have committed: then it is the only copy."""
+    conn.execute("select queue_put('apples', '1')")
+    leave = Transaction.__exit__
+
+    def commit_and_interrupt(self: Transaction, *error: Any) -> bool | None:
+        leave(self, *error)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Transaction, "__exit__", commit_and_interrupt)
+    done = run("export", "apples", "--take", "--output", tmp_path / "apples.jsonl", code=130)
+    monkeypatch.undo()
+    assert "Whether the jobs were removed can't be said" in done.stderr
+    assert value(conn, "select queue_count('apples')") == 0
+    run("import", tmp_path / "apples.jsonl", "--queue", "pears")
+    assert value(conn, "select queue_count('pears')") == 1
 
 
 # The database
