@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 # How often files are looked at for changes, in seconds.
 LOOK = 0.5
+# Seconds that the functions of `atexit` have, where a handler can't be ended.
+LAST = 2.0
 
 
 class NotFound(Exception):
@@ -187,17 +190,16 @@ def run(
     finally:
         if server is not None:
             server.close()
-    code = exit_code(worker)
-    if worker.is_stuck:
-        leave_now(code)
-    return code
+    if worker.was_cut_short:
+        leave_now(worker)
+    return exit_code(worker)
 
 
 async def _run_async(worker: Any) -> None:
     await worker.run(signals=True)
-    if worker.is_stuck:
+    if worker.was_cut_short:
         # Not through the end of the loop: it would wait for the threads of its executor.
-        leave_now(exit_code(worker))
+        leave_now(worker)
 
 
 def exit_code(worker: Worker | AsyncWorker) -> int:
@@ -205,18 +207,22 @@ def exit_code(worker: Worker | AsyncWorker) -> int:
     return 0 if worker.ended_by in ("stop", "now", "nothing left") else AGAIN
 
 
-def leave_now(code: int) -> NoReturn:
-    """End the process without waiting for threads."""
+def leave_now(worker: Worker | AsyncWorker) -> NoReturn:
+    """End the process without waiting for what handlers leave behind: asyncio.to_thread's threads, processes."""
     try:
-        logging.getLogger("pgq_py.worker").warning(
-            "ends while a handler runs that can't be ended: its job was returned"
-        )
-        atexit._run_exitfuncs()
+        if worker.is_stuck:
+            logging.getLogger("pgq_py.worker").warning(
+                "ends while a handler runs that can't be ended: its job was returned"
+            )
+        # Beside us: that of multiprocessing waits for the processes that a handler has begun.
+        last = threading.Thread(target=atexit._run_exitfuncs, daemon=True)
+        last.start()
+        last.join(LAST)
         logging.shutdown()
         sys.stderr.flush()
         sys.stdout.flush()
     finally:  # whatever the handler has closed
-        os._exit(code)
+        os._exit(exit_code(worker))
 
 
 class JSONLines(logging.Formatter):

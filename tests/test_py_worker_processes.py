@@ -404,6 +404,18 @@ def test_a_handler_that_can_not_be_ended_may_have_closed_stdout(work, queue, con
     assert account(conn, ledger, [id]) == (0, 1)
 
 
+@pytest.mark.parametrize(
+    ("app", "task"), [("worker_app", "thread"), ("worker_app_async", "thread"), ("worker_app", "process")]
+)
+def test_what_a_handler_leaves_behind_does_not_hold_up_the_end(work, queue, conn, ledger, app, task):
+    """A thread of asyncio's, for which Python would wait; a process, for which multiprocessing would."""
+    id = queue.put({"task": task})
+    process = work(app, "--grace", "0.1")
+    wait_for(lambda: ledger("begun"))
+    assert process.stop() == 0, process.log
+    assert account(conn, ledger, [id]) == (0, 1)
+
+
 # What a service manager sees.
 
 

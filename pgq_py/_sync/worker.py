@@ -105,6 +105,8 @@ class Worker:
         """Why it ended: "stop", "now", "nothing left", or what a check has found; None while it runs."""
         self.is_stuck = False
         """Whether `run` has returned while a handler runs that can't be ended."""
+        self.was_cut_short = False
+        """Whether it did not wait for what ran. That may have left threads and processes behind."""
         self._handler = handler
         self._is_coroutine = handler is not None and is_coroutine(handler)
         self._lease_for = length("lease_for", lease_for)
@@ -295,6 +297,7 @@ class Worker:
 
     def _end_now(self) -> None:
         """Stop taking, and return all that is not done."""
+        self.was_cut_short = True
         self._feeder.stop()
         hand = self._hand
         hand.take_back()
