@@ -730,6 +730,23 @@ def test_a_heartbeat_asks_again_for_a_job_that_somebody_has_locked(queue, conn):
     assert locked._until > before[0]
 
 
+def test_a_lease_of_the_task_that_the_server_refuses_costs_nobody_his(at_work, queue, held, caplog):
+    """Its job, and those beside it, are held as they were leased."""
+
+    def prepare(pq: Any) -> None:
+        pq["apples"].task(name="endless", bind=True, lease_for="4000d")(held)
+        pq["apples"].task(name="plain", bind=True)(held)
+
+    queue.put_many([{"task": "endless"}, {"task": "plain"}, {"task": "plain"}])
+    at_work.start(prepare=prepare, lease_for=0.6)
+    held.wait(3)
+    threading.Event().wait(2)  # three leases
+    assert not any(job.lost for job in held.jobs)
+    held.go_on.set()
+    wait_for(lambda: queue.stats().completed == 3)
+    assert caplog.text.count("A lease lasts for 10 years at most") == 1
+
+
 @pytest.mark.parametrize("style", ["function", "coroutine"])
 def test_a_lease_that_is_lost_is_seen_by_the_handler_and_its_result_dropped(at_work, queue, held, conn, caplog, style):
     id = queue.put(1)
