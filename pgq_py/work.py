@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from .health import STALE, Health, Notifier
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 # How often files are looked at for changes, in seconds.
 LOOK = 0.5
+# How long code that can't be imported is waited for to change, in seconds.
+MEND = 10.0
 # Seconds that the functions of `atexit` have, where a handler can't be ended.
 LAST = 2.0
 
@@ -92,7 +94,9 @@ def load(target: str) -> tuple[PQ | AsyncPQ | None, Callable[..., Any] | None]:
             raise NotFound(f"there is no {attribute!r} in {name}") from None
         if isinstance(named, PQ | AsyncPQ):
             return named, None
-        if not callable(named) or hasattr(named, "verdict"):
+        if hasattr(named, "verdict"):
+            raise NotFound(f"{target} is a task: write {name}, for all of its tasks")
+        if not callable(named):
             raise NotFound(f"{target} is neither a PQ nor a function to be called with each job")
     if len(set(found.values())) > 1:
         raise NotFound(f"there are several PQs in {name}: write {name}:{min(found)}, for example")
@@ -113,7 +117,12 @@ def queues_for(pq: PQ | AsyncPQ, names: Iterable[str]) -> dict[Any, float]:
     weights: dict[str, float] = {}
     for text in names:
         name, equals, weight = text.rpartition("=")
-        weights[name if equals else text] = float(weight) if equals else 1.0
+        try:
+            weights[name if equals else text] = float(weight) if equals else 1.0
+        except ValueError:
+            raise ValueError(
+                f"{text!r} is no NAME=WEIGHT: {weight!r} is no number. If it is all name, write '{text}=1'"
+            ) from None
     if not weights:
         weights = dict.fromkeys(tasked, 1.0)
     if not weights:
@@ -123,10 +132,14 @@ def queues_for(pq: PQ | AsyncPQ, names: Iterable[str]) -> dict[Any, float]:
 
 
 class Changes:
-    """Notices that a file changed from which a module of this process comes, but for installed ones."""
+    """Notices that a file changed from which a module of this process comes, but for installed ones.
 
-    def __init__(self) -> None:
-        self._known: dict[str, float | None] = {}
+    Args:
+        files: more of them, of modules that could not be imported.
+    """
+
+    def __init__(self, files: Iterable[str] = ()) -> None:
+        self._known = {path: _changed_at(path) for path in files if not _is_installed(path)}
         self._looked_at = monotonic()
         self._look()
 
@@ -145,6 +158,17 @@ class Changes:
         self._looked_at = monotonic()
         changed = self._look()
         return None if changed is None else f"{changed} has changed"
+
+
+def await_change(error: Broken) -> None:
+    """Until the code that could not be imported has changed; or some seconds, as what it lacks may be there then."""
+    cause = error.__cause__
+    files = [frame.filename for frame in traceback.extract_tb(cause.__traceback__)] if cause else []
+    if isinstance(cause, SyntaxError) and cause.filename:
+        files.append(cause.filename)
+    changes, until = Changes(files), monotonic() + MEND
+    while monotonic() < until and changes() is None:
+        sleep(LOOK)
 
 
 def _is_installed(path: str) -> bool:
@@ -181,7 +205,10 @@ def run(
     worker.listeners.append(Notifier(lambda: all(seconds < STALE for seconds in worker.idle_for().values())))
     if reload:
         worker.checks.append(Changes())
-    server = None if health is None else Health(worker, *health)
+    server = None
+    if health is not None:
+        server = Health(worker, *health)
+        logging.getLogger("pgq_py.worker").info("answers /live and /ready on %s, port %s", health[0], server.port)
     try:
         if inspect.iscoroutinefunction(worker.run):
             asyncio.run(_run_async(worker))

@@ -398,5 +398,6 @@ def _weights(pq: PQ, queues: Queues) -> dict[Queue, float]:
         raise ValueError("a worker has at least one queue")
     for name, weight in given.items():
         if not 0 < weight < inf:
-            raise ValueError(f"the weight of {name!r} is {weight}: give a number above 0")
+            told = name if isinstance(name, str) else name.name
+            raise ValueError(f"the weight of {told!r} is {weight}: give a number above 0")
     return {queue if isinstance(queue, Queue) else pq[queue]: weight for queue, weight in given.items()}
