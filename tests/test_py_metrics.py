@@ -313,10 +313,6 @@ def test_the_command_serves_until_a_signal_and_exits_0(pq: PQ, database: Databas
         samples = scrape(address)
         assert of(samples, "pgq_py_up") == 1
         assert counters(samples) == (9, 5, 1, 2, 1)
-        port = address.rpartition(":")[2].partition("/")[0]
-        with command("--dsn", database.dsn, "--port", port) as (other, said):
-            assert said == f"Error: can't listen on 127.0.0.1, port {port}: Address already in use"
-            assert other.wait(20) == 1
         process.send_signal(number)
         assert process.wait(20) == 0
 
@@ -331,7 +327,7 @@ def test_the_command_says_at_once_what_a_user_can_put_right(database: Database, 
     with served(collected(pq)) as address:
         port = address.removesuffix("/metrics").rpartition(":")[2]
         with command("--dsn", database.dsn, "--port", port) as (process, said):
-            assert said.startswith("Error: ")
+            assert said == f"Error: can't listen on 127.0.0.1, port {port}: Address already in use"
             assert process.wait(20) == 1
 
 
