@@ -538,6 +538,24 @@ def test_a_second_stop_ends_the_grace(at_work, queue, held, conn):
     assert conn.execute(STATE).fetchall() == [(1, 0, True)]
 
 
+def test_a_job_that_begins_while_all_are_returned_is_returned_too(database, queue, held, conn):
+    """The call that leased it was on its way."""
+    with works("threads", database.dsn) as made:
+        worker = made.start(handler=held).worker
+        dismiss = worker._dismiss
+
+        def begin_one_more() -> None:
+            worker._feeding.join(PATIENCE)
+            queue.put(1)
+            worker._hand.add([queue.lease()])
+            held.wait()
+            dismiss()
+
+        worker._dismiss = begin_one_more
+        worker.stop(now=True)
+    assert conn.execute(STATE).fetchall() == [(1, 0, True)]
+
+
 def test_coroutines_are_cancelled_before_others_may_have_their_jobs(at_work, queue, conn):
     queue.put(1)
     began, seen = threading.Event(), []

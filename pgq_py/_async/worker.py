@@ -298,26 +298,32 @@ class AsyncWorker:
         """Stop taking, and return all that is not done."""
         self.was_cut_short = True
         self._feeder.stop()
-        hand = self._hand
-        hand.take_back()
-        jobs = [job for job in list(hand.open) if hand.claim(job)]
-        if jobs:
-            log.warning("%s jobs are returned before they are done", len(jobs))
-        for job in jobs:
-            job._is_lost = True
+        self._hand.take_back()
+        jobs = self._claim_all()
         self._dismiss()
         # First, so that nobody else has their jobs while coroutines end.
         await self._caller.cancel(self._runners)
         for job in jobs:
-            hand.settle.put((job, RELEASE))
+            self._hand.settle.put((job, RELEASE))
         self._settler.give_up_at = min(self._settler.give_up_at, monotonic() + LAST_WORDS)
         await self._end_telling()
+
+    def _claim_all(self) -> list[AsyncJob]:
+        """Be the one who says what becomes of the jobs that run."""
+        jobs = [job for job in list(self._hand.open) if self._hand.claim(job)]
+        if jobs:
+            log.warning("%s jobs are returned before they are done", len(jobs))
+        for job in jobs:
+            job._is_lost = True
+        return jobs
 
     async def _end_telling(self) -> None:
         """Tell the server the last outcomes; only then keep no lease any more."""
         # What a call that was on its way has leased, it returns, or has just given out.
         await self._feeding.join(self._settler.give_up_at - monotonic())
         self._hand.take_back()
+        for job in self._claim_all():  # that such a call gave out before the runners were dismissed
+            self._hand.settle.put((job, RELEASE))
         self._hand.settle.put(END)
         await self._settling.join(self._settler.give_up_at - monotonic() + LAST_WORDS)
         self._pulse.stop()
