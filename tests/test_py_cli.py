@@ -642,7 +642,7 @@ class Process:
     """`pgq-py`, running."""
 
     def __init__(self, database: Any, *args: str, **options: Any) -> None:
-        environ = HERE.environ(PGQ_PY_DSN=database.dsn, COLUMNS="120", **options.pop("environ", {}))
+        environ = HERE.environ(**{"PGQ_PY_DSN": database.dsn, "COLUMNS": "120", **options.pop("environ", {})})
         self.process = subprocess.Popen(
             [sys.executable, "-m", "pgq_py.cli", *args],
             cwd=HERE.root,
@@ -843,6 +843,19 @@ def test_on_a_terminal_stats_are_watched_live(database, orchard):
     terminal.read_until("pears")
     terminal.process.interrupt()
     assert terminal.end() == 130
+
+
+@pytest.mark.parametrize("watch", [[], ["--watch", "--every", "0.1s"]], ids=["once", "watched"])
+def test_on_a_narrow_terminal_stats_lack_columns_and_not_the_ends_of_names(database, orchard, watch):
+    orchard.execute("select queue_put('cranberries', '1')")
+    terminal = Terminal(database, "stats", *watch, NO_COLOR="1", COLUMNS="80")
+    terminal.read_until("taken/s" if watch else "cranberries")
+    terminal.read_until("cranberries")
+    if watch:
+        terminal.process.interrupt()
+    assert terminal.end() == (130 if watch else 0)
+    assert "…" not in terminal.text
+    assert "oldest" not in terminal.text
 
 
 def test_on_a_terminal_a_move_shows_how_far_it_is(database, orchard, tmp_path):
