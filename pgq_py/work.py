@@ -20,7 +20,7 @@ from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from .health import STALE, Health, Notifier
-from .supervisor import AGAIN
+from .supervisor import AGAIN, PARENT
 
 if TYPE_CHECKING:
     from . import PQ, AsyncPQ, AsyncWorker, Worker
@@ -49,17 +49,26 @@ class Stopped(SystemExit):
 def stoppable() -> Iterator[None]:
     """While the block runs, SIGTERM ends the process with exit code 0; until a worker hears it.
 
-    Without a handler process 1 of a container would not hear it at all.
+    Without a handler process 1 of a container would not hear it at all. The first SIGHUP is as SIGTERM, unless nohup
+    has said otherwise: a terminal that is closed would leave the jobs to their leases. But not in a process of a
+    supervisor's, to which the end by SIGTERM says that all is done.
     """
 
     def stop(number: int, frame: object) -> None:
         raise Stopped(0)
 
-    before = signal.signal(signal.SIGTERM, stop)
+    def pass_on(number: int, frame: object) -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the shell may repeat what the terminal said
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, stop)}
+    if PARENT not in os.environ and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
+        before[signal.SIGHUP] = signal.signal(signal.SIGHUP, pass_on)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def load(target: str) -> tuple[PQ | AsyncPQ | None, Callable[..., Any] | None]:

@@ -146,7 +146,7 @@ def test_stopped_at_a_random_moment_each_job_is_done_once_or_back_uncounted(work
 
 
 @pytest.mark.parametrize("app", APPS)
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_lets_end_what_runs_and_returns_the_rest(work, queue, conn, ledger, app, number):
     ids = queue.put_many(notes(10, 1.0))
     process = work(app, "--concurrency", "2")
