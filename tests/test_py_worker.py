@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import threading
 import urllib.error
 import urllib.request
@@ -526,6 +527,18 @@ def test_what_runs_when_the_grace_is_over_is_returned_uncounted(at_work, queue, 
     assert conn.execute(STATE).fetchall() == [(id, 0, True) for id in ids]
     assert [job.lost for job in held.jobs] == [True, True]
     assert running.worker.is_stuck == (style == "function")
+
+
+@pytest.mark.parametrize("grace", [math.inf, 1e10])
+def test_a_grace_may_have_no_end(at_work, queue, held, conn, grace):
+    queue.put(1)
+    running = at_work.start(handler=held, grace=grace)
+    held.wait()
+    running.worker.stop()
+    wait_for(lambda: not running.worker.is_taking)
+    held.go_on.set()
+    running.end()
+    assert queue.stats().completed == 1
 
 
 def test_a_second_stop_ends_the_grace(at_work, queue, held, conn):
@@ -1058,6 +1071,7 @@ def test_a_loop_that_does_not_turn_is_not_live(database, queue, monkeypatch):
         ("a", {"concurrency": 0}, "concurrency is 0"),
         ("a", {"prefetch": -1}, "prefetch is -1"),
         ("a", {"grace": -1}, "grace is -1"),
+        ("a", {"grace": math.nan}, "grace is nan"),
         ("a", {"max_jobs": 0}, "max_jobs is 0"),
         ("a", {"lease_for": "soon"}, "'soon' is not a time"),
     ],

@@ -36,6 +36,8 @@ Queues: TypeAlias = str | Queue | Iterable[str | Queue] | Mapping[str, float] | 
 TICK = 0.5
 # A job that was leased begins within so many seconds, or others get it.
 PATIENCE = 1.0
+# As many seconds as a lock can be waited for, and more than anybody has.
+FOREVER = 1e9
 # At the end: seconds to tell the server what became of the last jobs, while it is out of reach.
 LAST_WORDS = 2.0
 
@@ -59,7 +61,7 @@ class Worker:
         lease_for: for how long jobs are leased, and kept from then on: a timedelta, seconds, or text such as
             "5m". So long they stay away when the worker dies. None: as the queue says, or 5 minutes.
         strict: the first queue goes first as long as it has jobs, whatever the weights.
-        grace: seconds for what runs to end, when it is to stop.
+        grace: seconds for what runs to end, when it is to stop; `math.inf` is as long as it takes.
         burst: end when nothing is left that can be done now.
         max_jobs: end after so many.
         max_memory: end when the process has more bytes than this in memory.
@@ -95,7 +97,7 @@ class Worker:
             ("concurrency", concurrency, 1), ("prefetch", prefetch, 0), ("grace", grace, 0),
             ("max_jobs", max_jobs, 1), ("max_memory", max_memory, 1),
         ):  # fmt: skip
-            if value is not None and value < least:
+            if value is not None and not value >= least:  # or it is not a number
                 raise ValueError(f"{name} is {value}: give {least} or more")
         if handler is not None and not callable(handler):
             raise TypeError(f"the handler is a {type(handler).__name__}, which can't be called")
@@ -272,7 +274,7 @@ class Worker:
 
     def _end(self) -> None:
         """Stop taking, return what has not begun, and let end what runs."""
-        until = monotonic() + self.grace
+        until = monotonic() + min(self.grace, FOREVER)
         self._settler.give_up_at = max(until, monotonic() + LAST_WORDS)
         self._feeder.stop()
         returned = self._hand.take_back()
