@@ -956,9 +956,9 @@ def test_a_restart_of_the_server_is_bridged_and_told_once(own_server, kind, capl
         wait_for(lambda: done == ["before"])
         wait_for(lambda: "lost the connection" in caplog.text)
         # However long it lasts, all loops turn.
-        idle = running.worker.idle_for()
-        for name in idle:
-            wait_for(lambda name=name: running.worker.idle_for()[name] < idle[name], name)
+        looked_at = monotonic()
+        for name in running.worker.idle_for():
+            wait_for(lambda name=name: monotonic() - running.worker.idle_for()[name] > looked_at, name)
         assert ask(health.port, "/live")[0] == 200
         assert ask(health.port, "/ready")[0] == 503
         own_server.start()
