@@ -232,9 +232,9 @@ def translate(
     state = error.sqlstate or ""
     # The primary message and the hint: the server's DETAIL and CONTEXT may quote the data.
     text = error.diag.message_primary or str(error).split("\n", 1)[0]
-    if error.diag.message_hint:
-        text = f"{text}: {error.diag.message_hint}"
     known, remedy = _KNOWN.get(state, (None, ""))
+    if error.diag.message_hint and known is not NotInstalled:  # to whom PostgreSQL speaks of type casts
+        text = f"{text}: {error.diag.message_hint}"
     if state in ("22P02", "22P05"):  # their primary messages may quote the data
         text = "PostgreSQL refused a value"
     if known is NotInstalled:

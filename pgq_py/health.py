@@ -67,7 +67,10 @@ class Health:
             address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
             daemon_threads = True
 
-        self._server = Server((host, port), Handler)
+        try:
+            self._server = Server((host, port), Handler)
+        except OSError as error:
+            raise OSError(error.errno, f"can't listen on {host}, port {port}: {error.strerror}") from error
         self.port: int = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, name="pgq_py health", daemon=True).start()
 

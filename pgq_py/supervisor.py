@@ -30,6 +30,8 @@ PARENT = "PGQ_PY_PARENT"
 
 # Seconds before a process that died is started again: at first, and at most; doubled if it did not live for RECOVERED.
 RETRY_FIRST, RETRY_LAST, RECOVERED = 0.1, 30.0, 10.0
+# The same at most where somebody sits and changes the code.
+RELOAD_LAST = 1.0
 # How often the supervisor looks after its processes, in seconds.
 TICK = 0.2
 # What a process has beyond its grace before it is killed.
@@ -39,8 +41,9 @@ EXTRA = 10.0
 class Child:
     """The process of one number, and those before it."""
 
-    def __init__(self, number: int, folder: Path) -> None:
+    def __init__(self, number: int, folder: Path, longest: float = RETRY_LAST) -> None:
         self.number = number
+        self._longest = longest
         self.process: subprocess.Popen[bytes] | None = None
         self.is_ready = self.is_over = self.is_asked = self.was_ready = False
         self.code = 0
@@ -97,7 +100,7 @@ class Child:
         if self.is_asked or monotonic() - self._started_at > RECOVERED:
             self._pause = RETRY_FIRST
         pause = 0.0 if self.is_asked else jitter(self._pause)
-        self._pause = min(RETRY_LAST, 2 * self._pause)
+        self._pause = min(self._longest, 2 * self._pause)
         self.start_at = monotonic() + pause
         if not is_meant:
             how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"has failed with exit code {code}"
@@ -125,12 +128,14 @@ class Supervisor:
             PGQ_PY_NUMBER.
         processes: how many.
         grace: seconds that they need to end; after some more they are killed.
+        longest: seconds before one that died is started again, at most.
     """
 
-    def __init__(self, command: Sequence[str], processes: int, grace: float) -> None:
+    def __init__(self, command: Sequence[str], processes: int, grace: float, longest: float = RETRY_LAST) -> None:
         self._command = command
         self._count = processes
         self._grace = grace
+        self._longest = longest
         self._signals: SimpleQueue[int] = SimpleQueue()
         self._stops = 0
         self._kill_at = float("inf")
@@ -147,7 +152,7 @@ class Supervisor:
         before = {number: signal.signal(number, lambda number, _: self._signals.put(number)) for number in wanted}
         try:
             with tempfile.TemporaryDirectory(prefix="pgq_py") as folder:
-                self._children = [Child(number, Path(folder)) for number in range(self._count)]
+                self._children = [Child(number, Path(folder), self._longest) for number in range(self._count)]
                 return self._attend(parent)
         finally:
             for number, handler in before.items():
@@ -224,4 +229,6 @@ def end_with_parent() -> None:
 
 def this_command(arguments: Sequence[str]) -> list[str]:
     """`pgq-py` with these arguments, by the Python that runs here."""
-    return [sys.executable, "-m", "pgq_py.cli", *arguments]
+    # `-m` would let a queue.py of the user's take the place of the standard library's, where `pgq-py` does not.
+    is_here = sys.path[:1] in ([""], [str(Path.cwd())])
+    return [sys.executable, *([] if is_here else ["-P"]), "-m", "pgq_py.cli", *arguments]

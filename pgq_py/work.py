@@ -10,22 +10,27 @@ import logging
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from .health import STALE, Health, Notifier
-from .supervisor import AGAIN
+from .supervisor import AGAIN, PARENT
 
 if TYPE_CHECKING:
     from . import PQ, AsyncPQ, AsyncWorker, Worker
 
 # How often files are looked at for changes, in seconds.
 LOOK = 0.5
+# How long code that can't be imported is waited for to change, in seconds.
+MEND = 10.0
+# Seconds that the functions of `atexit` have, where a handler can't be ended.
+LAST = 2.0
 
 
 class NotFound(Exception):
@@ -44,17 +49,26 @@ class Stopped(SystemExit):
 def stoppable() -> Iterator[None]:
     """While the block runs, SIGTERM ends the process with exit code 0; until a worker hears it.
 
-    Without a handler process 1 of a container would not hear it at all.
+    Without a handler process 1 of a container would not hear it at all. The first SIGHUP is as SIGTERM, unless nohup
+    has said otherwise: a terminal that is closed would leave the jobs to their leases. But not in a process of a
+    supervisor's, to which the end by SIGTERM says that all is done.
     """
 
     def stop(number: int, frame: object) -> None:
         raise Stopped(0)
 
-    before = signal.signal(signal.SIGTERM, stop)
+    def pass_on(number: int, frame: object) -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the shell may repeat what the terminal said
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, stop)}
+    if PARENT not in os.environ and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
+        before[signal.SIGHUP] = signal.signal(signal.SIGHUP, pass_on)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def load(target: str) -> tuple[PQ | AsyncPQ | None, Callable[..., Any] | None]:
@@ -89,7 +103,9 @@ def load(target: str) -> tuple[PQ | AsyncPQ | None, Callable[..., Any] | None]:
             raise NotFound(f"there is no {attribute!r} in {name}") from None
         if isinstance(named, PQ | AsyncPQ):
             return named, None
-        if not callable(named) or hasattr(named, "verdict"):
+        if hasattr(named, "verdict"):
+            raise NotFound(f"{target} is a task: write {name}, for all of its tasks")
+        if not callable(named):
             raise NotFound(f"{target} is neither a PQ nor a function to be called with each job")
     if len(set(found.values())) > 1:
         raise NotFound(f"there are several PQs in {name}: write {name}:{min(found)}, for example")
@@ -110,7 +126,12 @@ def queues_for(pq: PQ | AsyncPQ, names: Iterable[str]) -> dict[Any, float]:
     weights: dict[str, float] = {}
     for text in names:
         name, equals, weight = text.rpartition("=")
-        weights[name if equals else text] = float(weight) if equals else 1.0
+        try:
+            weights[name if equals else text] = float(weight) if equals else 1.0
+        except ValueError:
+            raise ValueError(
+                f"{text!r} is no NAME=WEIGHT: {weight!r} is no number. If it is all name, write '{text}=1'"
+            ) from None
     if not weights:
         weights = dict.fromkeys(tasked, 1.0)
     if not weights:
@@ -120,10 +141,14 @@ def queues_for(pq: PQ | AsyncPQ, names: Iterable[str]) -> dict[Any, float]:
 
 
 class Changes:
-    """Notices that a file changed from which a module of this process comes, but for installed ones."""
+    """Notices that a file changed from which a module of this process comes, but for installed ones.
 
-    def __init__(self) -> None:
-        self._known: dict[str, float | None] = {}
+    Args:
+        files: more of them, of modules that could not be imported.
+    """
+
+    def __init__(self, files: Iterable[str] = ()) -> None:
+        self._known = {path: _changed_at(path) for path in files if not _is_installed(path)}
         self._looked_at = monotonic()
         self._look()
 
@@ -142,6 +167,17 @@ class Changes:
         self._looked_at = monotonic()
         changed = self._look()
         return None if changed is None else f"{changed} has changed"
+
+
+def await_change(error: Broken) -> None:
+    """Until the code that could not be imported has changed; or some seconds, as what it lacks may be there then."""
+    cause = error.__cause__
+    files = [frame.filename for frame in traceback.extract_tb(cause.__traceback__)] if cause else []
+    if isinstance(cause, SyntaxError) and cause.filename:
+        files.append(cause.filename)
+    changes, until = Changes(files), monotonic() + MEND
+    while monotonic() < until and changes() is None:
+        sleep(LOOK)
 
 
 def _is_installed(path: str) -> bool:
@@ -178,7 +214,10 @@ def run(
     worker.listeners.append(Notifier(lambda: all(seconds < STALE for seconds in worker.idle_for().values())))
     if reload:
         worker.checks.append(Changes())
-    server = None if health is None else Health(worker, *health)
+    server = None
+    if health is not None:
+        server = Health(worker, *health)
+        logging.getLogger("pgq_py.worker").info("answers /live and /ready on %s, port %s", health[0], server.port)
     try:
         if inspect.iscoroutinefunction(worker.run):
             asyncio.run(_run_async(worker))
@@ -187,17 +226,16 @@ def run(
     finally:
         if server is not None:
             server.close()
-    code = exit_code(worker)
-    if worker.is_stuck:
-        leave_now(code)
-    return code
+    if worker.was_cut_short:
+        leave_now(worker)
+    return exit_code(worker)
 
 
 async def _run_async(worker: Any) -> None:
     await worker.run(signals=True)
-    if worker.is_stuck:
+    if worker.was_cut_short:
         # Not through the end of the loop: it would wait for the threads of its executor.
-        leave_now(exit_code(worker))
+        leave_now(worker)
 
 
 def exit_code(worker: Worker | AsyncWorker) -> int:
@@ -205,18 +243,22 @@ def exit_code(worker: Worker | AsyncWorker) -> int:
     return 0 if worker.ended_by in ("stop", "now", "nothing left") else AGAIN
 
 
-def leave_now(code: int) -> NoReturn:
-    """End the process without waiting for threads."""
+def leave_now(worker: Worker | AsyncWorker) -> NoReturn:
+    """End the process without waiting for what handlers leave behind: asyncio.to_thread's threads, processes."""
     try:
-        logging.getLogger("pgq_py.worker").warning(
-            "ends while a handler runs that can't be ended: its job was returned"
-        )
-        atexit._run_exitfuncs()
+        if worker.is_stuck:
+            logging.getLogger("pgq_py.worker").warning(
+                "ends while a handler runs that can't be ended: its job was returned"
+            )
+        # Beside us: that of multiprocessing waits for the processes that a handler has begun.
+        last = threading.Thread(target=atexit._run_exitfuncs, daemon=True)
+        last.start()
+        last.join(LAST)
         logging.shutdown()
         sys.stderr.flush()
         sys.stdout.flush()
     finally:  # whatever the handler has closed
-        os._exit(code)
+        os._exit(exit_code(worker))
 
 
 class JSONLines(logging.Formatter):

@@ -60,6 +60,14 @@ def test_version_names_the_package_its_schema_and_the_servers(database: Any) -> 
     assert other.splitlines()[-1] == "installed  nothing: run pgq-py migrate"
 
 
+@pytest.mark.parametrize(("found", "remedy"), [("0000", "run pgq-py migrate"), ("9999", "pip install --upgrade")])
+def test_version_says_what_to_do_where_it_does_not_fit(database: Any, conn: Any, found: str, remedy: str) -> None:
+    conn.execute(f"create or replace function queue_version() returns text language sql as $$ select '{found}' $$")
+    told = HERE.command("version", "--dsn", database.dsn).stdout.splitlines()[-1]
+    assert told.startswith(f"installed  {found}, which does not fit: ")
+    assert remedy in told
+
+
 def test_sql_prints_a_script_and_needs_no_database() -> None:
     script = HERE.command("sql", "--schema", "it's").stdout
     assert script.startswith("begin;\n\nset local pgq_py.schema to 'it''s';\n")

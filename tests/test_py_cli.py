@@ -25,6 +25,7 @@ from click.testing import CliRunner, Result
 from sql_sessions import column, value
 from test_py_transfer import fill, told
 
+from pgq_py._sync.transaction import Transaction
 from pgq_py.cli import COMMANDS, EXIT_CODES, main
 from pgq_py.cli import jobs as jobs_module
 
@@ -440,6 +441,24 @@ def test_whatever_happens_at_the_commit_the_file_is_whole_before(run, database, 
     assert told(conn, queue="pears") == before
 
 
+def test_control_c_at_the_end_of_the_commit_leaves_the_file(run, conn, tmp_path, monkeypatch):
+    """The server may have committed: then it is the only copy."""
+    conn.execute("select queue_put('apples', '1')")
+    leave = Transaction.__exit__
+
+    def commit_and_interrupt(self: Transaction, *error: Any) -> bool | None:
+        leave(self, *error)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Transaction, "__exit__", commit_and_interrupt)
+    done = run("export", "apples", "--take", "--output", tmp_path / "apples.jsonl", code=130)
+    monkeypatch.undo()
+    assert "Whether the jobs were removed can't be said" in done.stderr
+    assert value(conn, "select queue_count('apples')") == 0
+    run("import", tmp_path / "apples.jsonl", "--queue", "pears")
+    assert value(conn, "select queue_count('pears')") == 1
+
+
 # The database
 
 
@@ -623,7 +642,7 @@ class Process:
     """`pgq-py`, running."""
 
     def __init__(self, database: Any, *args: str, **options: Any) -> None:
-        environ = HERE.environ(PGQ_PY_DSN=database.dsn, COLUMNS="120", **options.pop("environ", {}))
+        environ = HERE.environ(**{"PGQ_PY_DSN": database.dsn, "COLUMNS": "120", **options.pop("environ", {})})
         self.process = subprocess.Popen(
             [sys.executable, "-m", "pgq_py.cli", *args],
             cwd=HERE.root,
@@ -824,6 +843,19 @@ def test_on_a_terminal_stats_are_watched_live(database, orchard):
     terminal.read_until("pears")
     terminal.process.interrupt()
     assert terminal.end() == 130
+
+
+@pytest.mark.parametrize("watch", [[], ["--watch", "--every", "0.1s"]], ids=["once", "watched"])
+def test_on_a_narrow_terminal_stats_lack_columns_and_not_the_ends_of_names(database, orchard, watch):
+    orchard.execute("select queue_put('cranberries', '1')")
+    terminal = Terminal(database, "stats", *watch, NO_COLOR="1", COLUMNS="80")
+    terminal.read_until("taken/s" if watch else "cranberries")
+    terminal.read_until("cranberries")
+    if watch:
+        terminal.process.interrupt()
+    assert terminal.end() == (130 if watch else 0)
+    assert "…" not in terminal.text
+    assert "oldest" not in terminal.text
 
 
 def test_on_a_terminal_a_move_shows_how_far_it_is(database, orchard, tmp_path):

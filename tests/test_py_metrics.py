@@ -327,7 +327,7 @@ def test_the_command_says_at_once_what_a_user_can_put_right(database: Database, 
     with served(collected(pq)) as address:
         port = address.removesuffix("/metrics").rpartition(":")[2]
         with command("--dsn", database.dsn, "--port", port) as (process, said):
-            assert said.startswith("Error: ")
+            assert said == f"Error: can't listen on 127.0.0.1, port {port}: Address already in use"
             assert process.wait(20) == 1
 
 

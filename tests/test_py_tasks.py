@@ -305,7 +305,8 @@ async def test_a_queue_by_name_stores_as_the_tasks_does(pq):
 
 
 @pytest.mark.parametrize("wrong", [{"schedule_at": "soon"}, {"expected_at": datetime(2100, 1, 1)}, {"retry_in": "x"},
-    {"lease_for": float("inf")}, {"retry_in": {OSError: "x"}}], ids=str)  # fmt: skip
+    {"lease_for": float("inf")}, {"lease_for": 0}, {"lease_for": "-1s"}, {"retry_in": {OSError: "x"}},
+], ids=str)  # fmt: skip
 async def test_times_are_checked_where_the_task_is_made(queue, wrong):
     with pytest.raises(errors.TimeError):
         task_of(queue, eat, **wrong)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import threading
 import urllib.error
 import urllib.request
@@ -528,6 +529,18 @@ def test_what_runs_when_the_grace_is_over_is_returned_uncounted(at_work, queue, 
     assert running.worker.is_stuck == (style == "function")
 
 
+@pytest.mark.parametrize("grace", [math.inf, 1e10])
+def test_a_grace_may_have_no_end(at_work, queue, held, conn, grace):
+    queue.put(1)
+    running = at_work.start(handler=held, grace=grace)
+    held.wait()
+    running.worker.stop()
+    wait_for(lambda: not running.worker.is_taking)
+    held.go_on.set()
+    running.end()
+    assert queue.stats().completed == 1
+
+
 def test_a_second_stop_ends_the_grace(at_work, queue, held, conn):
     queue.put(1)
     running = at_work.start(handler=held, grace=10 * PATIENCE)
@@ -535,6 +548,24 @@ def test_a_second_stop_ends_the_grace(at_work, queue, held, conn):
     running.worker.stop()
     wait_for(lambda: not running.worker.is_taking)
     running.stop(now=True)
+    assert conn.execute(STATE).fetchall() == [(1, 0, True)]
+
+
+def test_a_job_that_begins_while_all_are_returned_is_returned_too(database, queue, held, conn):
+    """The call that leased it was on its way."""
+    with works("threads", database.dsn) as made:
+        worker = made.start(handler=held).worker
+        dismiss = worker._dismiss
+
+        def begin_one_more() -> None:
+            worker._feeding.join(PATIENCE)
+            queue.put(1)
+            worker._hand.add([queue.lease()])
+            held.wait()
+            dismiss()
+
+        worker._dismiss = begin_one_more
+        worker.stop(now=True)
     assert conn.execute(STATE).fetchall() == [(1, 0, True)]
 
 
@@ -730,6 +761,23 @@ def test_a_heartbeat_asks_again_for_a_job_that_somebody_has_locked(queue, conn):
     assert locked._until > before[0]
 
 
+def test_a_lease_of_the_task_that_the_server_refuses_costs_nobody_his(at_work, queue, held, caplog):
+    """Its job, and those beside it, are held as they were leased."""
+
+    def prepare(pq: Any) -> None:
+        pq["apples"].task(name="endless", bind=True, lease_for="4000d")(held)
+        pq["apples"].task(name="plain", bind=True)(held)
+
+    queue.put_many([{"task": "endless"}, {"task": "plain"}, {"task": "plain"}])
+    at_work.start(prepare=prepare, lease_for=0.6)
+    held.wait(3)
+    threading.Event().wait(2)  # three leases
+    assert not any(job.lost for job in held.jobs)
+    held.go_on.set()
+    wait_for(lambda: queue.stats().completed == 3)
+    assert caplog.text.count("A lease lasts for 10 years at most") == 1
+
+
 @pytest.mark.parametrize("style", ["function", "coroutine"])
 def test_a_lease_that_is_lost_is_seen_by_the_handler_and_its_result_dropped(at_work, queue, held, conn, caplog, style):
     id = queue.put(1)
@@ -908,9 +956,9 @@ def test_a_restart_of_the_server_is_bridged_and_told_once(own_server, kind, capl
         wait_for(lambda: done == ["before"])
         wait_for(lambda: "lost the connection" in caplog.text)
         # However long it lasts, all loops turn.
-        idle = running.worker.idle_for()
-        for name in idle:
-            wait_for(lambda name=name: running.worker.idle_for()[name] < idle[name], name)
+        looked_at = monotonic()
+        for name in running.worker.idle_for():
+            wait_for(lambda name=name: monotonic() - running.worker.idle_for()[name] > looked_at, name)
         assert ask(health.port, "/live")[0] == 200
         assert ask(health.port, "/ready")[0] == 503
         own_server.start()
@@ -1023,6 +1071,7 @@ def test_a_loop_that_does_not_turn_is_not_live(database, queue, monkeypatch):
         ("a", {"concurrency": 0}, "concurrency is 0"),
         ("a", {"prefetch": -1}, "prefetch is -1"),
         ("a", {"grace": -1}, "grace is -1"),
+        ("a", {"grace": math.nan}, "grace is nan"),
         ("a", {"max_jobs": 0}, "max_jobs is 0"),
         ("a", {"lease_for": "soon"}, "'soon' is not a time"),
     ],

@@ -146,7 +146,7 @@ def test_stopped_at_a_random_moment_each_job_is_done_once_or_back_uncounted(work
 
 
 @pytest.mark.parametrize("app", APPS)
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_lets_end_what_runs_and_returns_the_rest(work, queue, conn, ledger, app, number):
     ids = queue.put_many(notes(10, 1.0))
     process = work(app, "--concurrency", "2")
@@ -301,6 +301,38 @@ def test_a_changed_file_is_run_by_a_successor(work, queue, conn, ledger, tmp_pat
     assert process.stop() == 0
 
 
+def test_code_that_was_broken_and_is_mended_is_run_soon(work, queue, ledger, tmp_path):
+    """Not after pauses that have grown meanwhile, and each of them with the same traceback."""
+    text = (TESTS / "worker_app.py").read_text()
+    app = tmp_path / "changing_app.py"
+    app.write_text(text)
+    process = work("changing_app", "--reload")
+    process.wait_for("works on")
+    for number in range(1, 4):
+        app.write_text(text + f"def f({number}:\n")
+        wait_for(lambda count=number: process.log.count("can't be imported") == count)
+    app.write_text(text)
+    queue.put(notes(1)[0])
+    wait_for(lambda: ledger())
+    assert process.log.count("can't be imported") == 3
+    assert "has failed" not in process.log
+    assert process.stop() == 0
+
+
+def test_files_named_as_modules_of_python_are_in_nobodys_way(work, queue, conn, ledger, tmp_path):
+    """`pgq-py work` alone runs beside them, so its processes do."""
+    (tmp_path / "queue.py").write_text("1 / 0\n")
+    pgq_py = Path(sys.executable).with_name("pgq-py")
+    env = os.environ | {"TEST_DSN": work._dsn, "PYTHONPATH": f"{ROOT}:{TESTS}"}
+    ids = queue.put_many(notes(3))
+    for args in (["--max-jobs", "1"], ["--max-jobs", "1", "--processes", "2"]):
+        done = subprocess.run(
+            [pgq_py, "work", "worker_app", *args], cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True, timeout=60
+        )
+        assert done.returncode == 0, done.stderr
+    assert account(conn, ledger, ids) == (3, 0)
+
+
 def test_a_hang_up_gives_each_process_a_successor(work, queue, ledger):
     process = work("worker_app", "--processes", "2")
     wait_for(lambda: process.log.count("works on") == 2)
@@ -404,6 +436,18 @@ def test_a_handler_that_can_not_be_ended_may_have_closed_stdout(work, queue, con
     assert account(conn, ledger, [id]) == (0, 1)
 
 
+@pytest.mark.parametrize(
+    ("app", "task"), [("worker_app", "thread"), ("worker_app_async", "thread"), ("worker_app", "process")]
+)
+def test_what_a_handler_leaves_behind_does_not_hold_up_the_end(work, queue, conn, ledger, app, task):
+    """A thread of asyncio's, for which Python would wait; a process, for which multiprocessing would."""
+    id = queue.put({"task": task})
+    process = work(app, "--grace", "0.1")
+    wait_for(lambda: ledger("begun"))
+    assert process.stop() == 0, process.log
+    assert account(conn, ledger, [id]) == (0, 1)
+
+
 # What a service manager sees.
 
 
@@ -457,6 +501,10 @@ def test_health_is_told_on_the_port(work, queue, ledger):
         port = free.getsockname()[1]
     process = work("worker_app", "--health-port", str(port))
     process.wait_for("works on")
+    assert f"answers /live and /ready on 127.0.0.1, port {port}" in process.log
+    other = work("worker_app", "--health-port", str(port))
+    assert other.end() == 1
+    assert f"Error: [Errno 98] can't listen on 127.0.0.1, port {port}: Address already in use\n" in other.log
     for path in ("/live", "/ready"):
         with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=PATIENCE) as answer:
             assert answer.status == 200
@@ -486,9 +534,12 @@ def test_the_log_can_be_json_and_has_no_data(work, queue, ledger):
         (("worker_app:nothing",), "there is no 'nothing' in worker_app"),
         (("worker_app:DSN",), "worker_app:DSN is neither a PQ nor a function"),
         (("json",), "there is no PQ in json"),
-        (("worker_app", "--queue", "mail=much"), "could not convert string to float"),
+        (("worker_app:note",), "worker_app:note is a task: write worker_app"),
+        (("worker_app", "--queue", "mail=much"), "'mail=much' is no NAME=WEIGHT: 'much' is no number"),
+        (("worker_app", "--queue", "mail=0"), "the weight of 'mail' is 0.0"),
         (("worker_app", "--max-memory", "much"), "'much' is no size"),
         (("worker_app", "--dsn", "host=/nowhere"), "leave one of them out"),
+        (("worker_app", "--schema", "billing"), "--schema says where to work, and so does the PQ"),
         (("working:wait_for",), "which queue?"),
     ],
 )

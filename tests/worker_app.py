@@ -5,6 +5,8 @@ What was done is written into the table `ledger`, at once and in a transaction o
 
 from __future__ import annotations
 
+import asyncio
+import multiprocessing
 import os
 import signal
 import sys
@@ -70,6 +72,28 @@ def close(job: Any) -> None:
     sys.stdout.close()
     write(job, "begun")
     threading.Event().wait()
+
+
+@queue.task(name="thread", bind=True)
+async def thread(job: Any) -> None:
+    """A job that is cancelled, and whose thread goes on."""
+    write(job, "begun")
+    await asyncio.to_thread(threading.Event().wait, 600)
+
+
+@queue.task(name="process", bind=True)
+def process(job: Any) -> None:
+    """A job that waits for a process."""
+    write(job, "begun")
+    reading, writing = os.pipe()
+
+    def wait_for_its_end() -> None:
+        os.close(writing)
+        os.read(reading, 1)
+
+    child = multiprocessing.get_context("fork").Process(target=wait_for_its_end)
+    child.start()
+    child.join()
 
 
 kept: list[bytes] = []

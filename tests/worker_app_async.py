@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
 from typing import Any
 
 import psycopg
@@ -53,3 +54,10 @@ async def fork(job: Any) -> None:
     _, status = await asyncio.to_thread(os.waitpid, child, 0)
     await write(job, f"child {os.waitstatus_to_exitcode(status)}")
     await write(job, "done")
+
+
+@queue.task(name="thread", bind=True)
+async def thread(job: Any) -> None:
+    """A job that is cancelled, and whose thread goes on."""
+    await write(job, "begun")
+    await asyncio.to_thread(threading.Event().wait, 600)

@@ -71,13 +71,17 @@ class _Line:
         pause = RETRY_LAST
         if isinstance(error, ConnectionLost):
             pause = self._source.outage.begin(error, self._over)
-        elif not self._is_told:
-            log.warning("can't %s, trying on: %s", self._what, str(error).partition("\n")[0])
-            self._is_told = True
+        else:
+            self._warn(error)
         until = monotonic() + pause
         while (left := min(until, self.give_up_at) - monotonic()) > 0:
             await async_sleep(min(left, 0.1))
         return monotonic() < self.give_up_at
+
+    def _warn(self, error: BaseException) -> None:
+        if not self._is_told:
+            log.warning("can't %s, trying on: %s", self._what, str(error).partition("\n")[0])
+        self._is_told = True
 
 
 class _Telling(NamedTuple):
@@ -201,6 +205,8 @@ class AsyncPulse(_Line):
         self._hand = hand
         self._lease_of = lease_of
         self._every = TURN
+        # What tasks say, and the server does not take: their jobs are held as they were leased.
+        self._refused: set[timedelta] = set()
         self._bell: AsyncChannel[None] = AsyncChannel()
         self._is_stopped = False
 
@@ -227,7 +233,9 @@ class AsyncPulse(_Line):
     async def _beat(self) -> None:
         now, groups = monotonic(), dict[tuple[str, timedelta], list[AsyncJob]]()
         for job in list(self._hand.held):
-            lease = self._lease_of(job) or job.lease_for
+            lease = self._lease_of(job)
+            if lease is None or lease in self._refused:
+                lease = job.lease_for
             assert lease is not None  # of a leased job
             seconds, left = lease.total_seconds(), job._until - now
             self._every = min(self._every, seconds / 3)
@@ -244,9 +252,15 @@ class AsyncPulse(_Line):
             try:
                 done = await self._run(call)
                 break
-            except (Error, psycopg.Error, OSError) as error:
+            except ConnectionLost as error:
                 if not await self._pause(error):
                     return
+            except (Error, psycopg.Error, OSError) as error:
+                # What others hold must not wait for these, which have their turn at the next beat.
+                self._warn(error)
+                if isinstance(error, psycopg.DataError | ValueError):
+                    self._refused.add(lease)
+                return
         for job, is_good in zip(jobs, done, strict=True):
             if is_good:
                 job._until = begun + lease.total_seconds()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 from ..calls import JobId
 from ..codecs import Codec
-from ..errors import PayloadError, PayloadTooLarge, UnknownTask
+from ..errors import PayloadError, PayloadTooLarge, TimeError, UnknownTask
 from ..failures import Bury, Retries, Verdict
 from ..functions import FOR_ONE_CALL, blame, check, is_coroutine, name_of, origin_of, signature_of
 from ..times import Duration, When, at_or_in, length
@@ -63,6 +63,8 @@ class AsyncTask(Generic[P, R]):
         self.is_coroutine = is_coroutine(function)
         self.name = name_of(function) if name is None else name
         self.lease_for: timedelta | None = length("lease_for", lease_for)
+        if self.lease_for is not None and self.lease_for <= timedelta(0):
+            raise TimeError(f"lease_for is {lease_for!r}: give a time above 0")
         self.__signature__ = signature_of(function, bind)
         self._retries = Retries(retry_in, bury_on)
         at_or_in("schedule_at", schedule_at)

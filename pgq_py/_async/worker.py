@@ -35,6 +35,8 @@ Queues: TypeAlias = str | AsyncQueue | Iterable[str | AsyncQueue] | Mapping[str,
 TICK = 0.5
 # A job that was leased begins within so many seconds, or others get it.
 PATIENCE = 1.0
+# As many seconds as a lock can be waited for, and more than anybody has.
+FOREVER = 1e9
 # At the end: seconds to tell the server what became of the last jobs, while it is out of reach.
 LAST_WORDS = 2.0
 
@@ -58,7 +60,7 @@ class AsyncWorker:
         lease_for: for how long jobs are leased, and kept from then on: a timedelta, seconds, or text such as
             "5m". So long they stay away when the worker dies. None: as the queue says, or 5 minutes.
         strict: the first queue goes first as long as it has jobs, whatever the weights.
-        grace: seconds for what runs to end, when it is to stop.
+        grace: seconds for what runs to end, when it is to stop; `math.inf` is as long as it takes.
         burst: end when nothing is left that can be done now.
         max_jobs: end after so many.
         max_memory: end when the process has more bytes than this in memory.
@@ -94,7 +96,7 @@ class AsyncWorker:
             ("concurrency", concurrency, 1), ("prefetch", prefetch, 0), ("grace", grace, 0),
             ("max_jobs", max_jobs, 1), ("max_memory", max_memory, 1),
         ):  # fmt: skip
-            if value is not None and value < least:
+            if value is not None and not value >= least:  # or it is not a number
                 raise ValueError(f"{name} is {value}: give {least} or more")
         if handler is not None and not callable(handler):
             raise TypeError(f"the handler is a {type(handler).__name__}, which can't be called")
@@ -104,6 +106,8 @@ class AsyncWorker:
         """Why it ended: "stop", "now", "nothing left", or what a check has found; None while it runs."""
         self.is_stuck = False
         """Whether `run` has returned while a handler runs that can't be ended."""
+        self.was_cut_short = False
+        """Whether it did not wait for what ran. That may have left threads and processes behind."""
         self._handler = handler
         self._is_coroutine = handler is not None and is_coroutine(handler)
         self._lease_for = length("lease_for", lease_for)
@@ -269,7 +273,7 @@ class AsyncWorker:
 
     async def _end(self) -> None:
         """Stop taking, return what has not begun, and let end what runs."""
-        until = monotonic() + self.grace
+        until = monotonic() + min(self.grace, FOREVER)
         self._settler.give_up_at = max(until, monotonic() + LAST_WORDS)
         self._feeder.stop()
         returned = self._hand.take_back()
@@ -294,27 +298,34 @@ class AsyncWorker:
 
     async def _end_now(self) -> None:
         """Stop taking, and return all that is not done."""
+        self.was_cut_short = True
         self._feeder.stop()
-        hand = self._hand
-        hand.take_back()
-        jobs = [job for job in list(hand.open) if hand.claim(job)]
-        if jobs:
-            log.warning("%s jobs are returned before they are done", len(jobs))
-        for job in jobs:
-            job._is_lost = True
+        self._hand.take_back()
+        jobs = self._claim_all()
         self._dismiss()
         # First, so that nobody else has their jobs while coroutines end.
         await self._caller.cancel(self._runners)
         for job in jobs:
-            hand.settle.put((job, RELEASE))
+            self._hand.settle.put((job, RELEASE))
         self._settler.give_up_at = min(self._settler.give_up_at, monotonic() + LAST_WORDS)
         await self._end_telling()
+
+    def _claim_all(self) -> list[AsyncJob]:
+        """Be the one who says what becomes of the jobs that run."""
+        jobs = [job for job in list(self._hand.open) if self._hand.claim(job)]
+        if jobs:
+            log.warning("%s jobs are returned before they are done", len(jobs))
+        for job in jobs:
+            job._is_lost = True
+        return jobs
 
     async def _end_telling(self) -> None:
         """Tell the server the last outcomes; only then keep no lease any more."""
         # What a call that was on its way has leased, it returns, or has just given out.
         await self._feeding.join(self._settler.give_up_at - monotonic())
         self._hand.take_back()
+        for job in self._claim_all():  # that such a call gave out before the runners were dismissed
+            self._hand.settle.put((job, RELEASE))
         self._hand.settle.put(END)
         await self._settling.join(self._settler.give_up_at - monotonic() + LAST_WORDS)
         self._pulse.stop()
@@ -394,5 +405,6 @@ def _weights(pq: AsyncPQ, queues: Queues) -> dict[AsyncQueue, float]:
         raise ValueError("a worker has at least one queue")
     for name, weight in given.items():
         if not 0 < weight < inf:
-            raise ValueError(f"the weight of {name!r} is {weight}: give a number above 0")
+            told = name if isinstance(name, str) else name.name
+            raise ValueError(f"the weight of {told!r} is {weight}: give a number above 0")
     return {queue if isinstance(queue, AsyncQueue) else pq[queue]: weight for queue, weight in given.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-import threading
+from queue import SimpleQueue
 
 import click
 
@@ -39,17 +39,21 @@ def metrics_command(dsn: str | None, schema: str, port: int, host: str) -> None:
     except ImportError:
         raise click.ClickException("this needs prometheus-client: pip install 'pgq-py[metrics]'") from None
 
-    stopped = threading.Event()
+    # Not an event, whose lock the handler of a second signal would find taken by the first.
+    signals: SimpleQueue[int] = SimpleQueue()
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopped.set())
+        signal.signal(number, lambda number, _: signals.put(number))
     with opened(dsn, schema) as pq:
         # Now, and not at each scrape: what a user can put right.
         pq.metrics()
         registry = CollectorRegistry()
         registry.register(Collector(pq))
-        server, thread = start_http_server(port, host, registry)
+        try:
+            server, thread = start_http_server(port, host, registry)
+        except OSError as error:
+            raise click.ClickException(f"can't listen on {host}, port {port}: {error.strerror}") from error
         click.echo(f"serving http://{host}:{server.server_port}/metrics", err=True)
-        stopped.wait()
+        signals.get()
         server.shutdown()
         server.server_close()
         thread.join()

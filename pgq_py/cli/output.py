@@ -88,17 +88,38 @@ def cell(value: Any) -> str:
     return "" if value is None else shortened(str(value), 200)
 
 
-def print_table(headings: Sequence[str], rows: Iterable[Row]) -> None:
-    """A table: drawn on a terminal; elsewhere columns of plain text, nothing cut off."""
+def print_table(headings: Sequence[str], rows: Iterable[Row], dispensable: Sequence[str] = ()) -> None:
+    """A table: drawn on a terminal; elsewhere columns of plain text, nothing cut off.
+
+    Args:
+        headings: of the columns.
+        rows: what is in them.
+        dispensable: as for `fitting`.
+    """
     cells = [[cell(value) for value in row] for row in rows]
     if sys.stdout.isatty():
         from rich.console import Console
 
-        Console().print(rich_table(headings, cells))
+        console = Console()
+        console.print(fitting(headings, cells, dispensable, console.width))
         return
     widths = [max(len(row[n]) for row in [headings, *cells]) for n in range(len(headings))]
     for row in [headings, *cells]:
         click.echo("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+
+
+def fitting(headings: Sequence[str], cells: Sequence[Sequence[str]], dispensable: Sequence[str], width: int) -> Any:
+    """A table of rich's, which cuts off what a terminal has no room for: whole columns first, the dispensable ones."""
+    from rich.console import Console
+
+    table = rich_table(headings, cells)
+    for name in dispensable:
+        if Console(width=10_000).measure(table).maximum <= width:
+            break
+        n = headings.index(name)
+        headings, cells = [*headings[:n], *headings[n + 1 :]], [[*row[:n], *row[n + 1 :]] for row in cells]
+        table = rich_table(headings, cells)
+    return table
 
 
 def rich_table(headings: Sequence[str], cells: Iterable[Sequence[str]]) -> Any:
@@ -107,7 +128,7 @@ def rich_table(headings: Sequence[str], cells: Iterable[Sequence[str]]) -> Any:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
     for heading in headings:
         table.add_column(heading)
     for row in cells:
@@ -147,6 +168,10 @@ STATS = (
     "paused",
     "oldest ready",
 )
+
+
+# The first of these first, where there is no room for all.
+DISPENSABLE = ("oldest ready", "taken", "put", "failed", "paused", "retrying")
 
 
 def stats_row(stats: Stats) -> Row:

@@ -82,8 +82,13 @@ def version_command(dsn: str | None, schema: str, as_json: bool) -> None:
         )
     elif found is None:
         click.echo("installed  nothing: run pgq-py migrate")
+    elif found == "":
+        click.echo("installed  unknown: the role has no right on any queue")
+    elif found == migrate.HEAD:
+        click.echo(f"installed  {found}")
     else:
-        click.echo(f"installed  {found or 'unknown: the role has no right on any queue'}")
+        remedy = "run pgq-py migrate" if found < migrate.HEAD else "run pip install --upgrade pgq-py"
+        click.echo(f"installed  {found}, which does not fit: {remedy}")
 
 
 @click.command("check")

@@ -14,7 +14,7 @@ import click
 from .. import PQ, Stats
 from . import complete_queue, json_option, on_queues
 from .options import LENGTH
-from .output import STATS, cell, json_line, print_table, rich_table, stats_row
+from .output import DISPENSABLE, STATS, cell, fitting, json_line, print_table, stats_row
 
 
 @click.command("stats")
@@ -32,7 +32,7 @@ def stats_command(pq: PQ, queues: tuple[str, ...], watch: bool, every: timedelta
         $ pgq-py stats --watch --every 1s
 
     put, taken and failed are totals since the queue was made. With very long queues some of the numbers are
-    estimates, and `exact` is false.
+    estimates, and `exact` is false. On a terminal that is too narrow some columns are left out.
     """
     if not watch:
         _print(_look(pq, queues), as_json)
@@ -54,7 +54,7 @@ def _print(found: Sequence[Stats], as_json: bool) -> None:
         for stats in found:
             click.echo(json_line(asdict(stats)))
     else:
-        print_table(STATS, [stats_row(stats) for stats in found])
+        print_table(STATS, [stats_row(stats) for stats in found], DISPENSABLE)
 
 
 def _watch(pq: PQ, queues: Sequence[str], seconds: float) -> None:
@@ -68,7 +68,7 @@ def _watch(pq: PQ, queues: Sequence[str], seconds: float) -> None:
             found, now = _look(pq, queues), time.monotonic()
             passed = now - looked
             cells = [[*map(cell, stats_row(stats)), *_rates(before.get(stats.queue), stats, passed)] for stats in found]
-            live.update(rich_table((*STATS, "put/s", "taken/s"), cells), refresh=True)
+            live.update(fitting((*STATS, "put/s", "taken/s"), cells, DISPENSABLE, live.console.width), refresh=True)
             before, looked = {stats.queue: stats for stats in found}, now
             time.sleep(seconds)
 

@@ -13,7 +13,7 @@ import click
 import psycopg
 
 from .. import PQ, migrate
-from ..errors import CommitUnknown
+from ..errors import CommitUnknown, Error
 from ..transfer import Header, read_line
 from . import database, dsn_option, json_option, on_queues, queue_argument, say, schema_option
 from .output import json_line, watched
@@ -53,8 +53,8 @@ def export_command(dsn: str | None, schema: str, queue: str, output: Path | None
             conn.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         pq = PQ(conn, schema=schema)
         if output is None:
-            _write(pq, queue, take, sys.stdout)
-            sys.stdout.flush()
+            with pq.transaction():
+                _write(pq, queue, take, sys.stdout)
             return
         try:
             file = output.open("x", encoding="utf-8")
@@ -67,28 +67,34 @@ def export_command(dsn: str | None, schema: str, queue: str, output: Path | None
 
 
 def _write(pq: PQ, queue: str, take: bool, file: IO[str]) -> None:
-    """In one transaction, committed when the file is on the disk."""
-    with pq.transaction():
-        lines: Iterable[str] = pq[queue].export_jobs(take=take)
-        for line in lines if file.isatty() else watched(lines, "lines written"):
-            file.write(line + "\n")
-        if take:
-            file.flush()
-            os.fsync(file.fileno())
+    """All lines, in the transaction that is open."""
+    lines: Iterable[str] = pq[queue].export_jobs(take=take)
+    for line in lines if file.isatty() else watched(lines, "lines written"):
+        file.write(line + "\n")
+    file.flush()
 
 
 def _write_safely(pq: PQ, queue: str, take: bool, file: IO[str], path: Path) -> None:
-    """The same; a file that is not whole, or whose jobs are still in the queue, does not stay."""
+    """In one transaction, committed when the file is on the disk.
+
+    A file that is not whole, or whose jobs are still in the queue, does not stay.
+    """
+    is_only_copy = False
+    unknown = f"Whether the jobs were removed can't be said: if they are still in the queue, {path} is a copy"
     try:
-        if take:
-            _sync_folder(path)
-        _write(pq, queue, take, file)
+        with pq.transaction():
+            _write(pq, queue, take, file)
+            if take:
+                _sync_folder(path)
+                os.fsync(file.fileno())
+                is_only_copy = True  # from here on it may be, until the commit is known to have failed
     except CommitUnknown as error:
-        raise click.ClickException(
-            f"{error} Whether the jobs were removed can't be said: if they are still in the queue, {path} is a copy"
-        ) from error
-    except BaseException:
-        path.unlink()
+        raise click.ClickException(f"{error} {unknown}") from error
+    except BaseException as error:
+        if is_only_copy and not isinstance(error, Error | psycopg.Error):  # Control-C
+            say(unknown)
+        else:
+            path.unlink()
         raise
 
 

@@ -124,14 +124,16 @@ def work_command(
     log = log_level.upper(), log_json
     if not is_child and (processes > 1 or reload or max_memory is not None):
         log_to_stderr(*log)
-        return supervisor.Supervisor(supervisor.this_command(sys.argv[1:]), processes, grace).run()
+        command = supervisor.this_command(sys.argv[1:])
+        pause = supervisor.RELOAD_LAST if reload else supervisor.RETRY_LAST
+        return supervisor.Supervisor(command, processes, grace, pause).run()
     with stoppable():
         supervisor.end_with_parent()
         return _work(target, reload, log, {"max_memory": max_memory, "grace": grace, **options})
 
 
 def _work(target: str, reload: bool, log: tuple[str, bool], options: dict[str, Any]) -> int:
-    from .. import work
+    from .. import supervisor, work
 
     host, port = options.pop("health_host"), options.pop("health_port")
     if port:
@@ -143,6 +145,9 @@ def _work(target: str, reload: bool, log: tuple[str, bool], options: dict[str, A
         return USAGE
     except work.Broken as error:
         click.echo(f"{error}Error: {target} can't be imported", err=True)
+        if reload:
+            work.await_change(error)
+            return supervisor.AGAIN
         return FAILED
     work.log_to_stderr(*log)
     return work.run(worker, health=None if port is None else (host, port), reload=reload)
@@ -157,7 +162,12 @@ def _worker(target: str, queues: tuple[str, ...], dsn: str | None, schema: str, 
     if pq is None:
         kind = AsyncPQ if inspect.iscoroutinefunction(handler) else PQ
         pq = kind(database(dsn), schema=schema)
-    elif dsn is not None:
-        raise click.UsageError(f"--dsn says where to work, and so does the PQ in {target}: leave one of them out")
+    else:
+        source = click.get_current_context().get_parameter_source
+        for name in ("dsn", "schema"):
+            if source(name) == click.core.ParameterSource.COMMANDLINE:
+                raise click.UsageError(
+                    f"--{name} says where to work, and so does the PQ in {target}: leave one of them out"
+                )
     make: Any = AsyncWorker if isinstance(pq, AsyncPQ) else Worker
     return make(pq, work.queues_for(pq, queues), handler=handler, **options)
