@@ -523,7 +523,8 @@ async def test_a_job_is_given_back_while_another_task_has_a_transaction_on_the_o
             # The answer can't come before the lock is gone, and after that the loop does not turn any more.
             conn.execute("lock table queue_job")
             getting = asyncio.create_task(pq["apples"].get())
-            while not conn.execute("select pid from pg_locks where not granted").fetchone():
+            # The loop has to turn until the statement is sent, and nothing of ours tells when: ask the server.
+            while not conn.execute("select pid from pg_locks where not granted").fetchone():  # noqa: ASYNC110
                 await asyncio.sleep(0)
             blocking = asyncio.create_task(block())
             for _ in range(3):
