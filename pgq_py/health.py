@@ -27,7 +27,7 @@ PATIENCE = 3.0
 
 
 class Health:
-    """Answers `GET /live` and `GET /ready` on a port, in a thread.
+    """Answers `GET /live` and `GET /ready`, and HEAD, on a port, in a thread.
 
     /live is 200 while the worker's loops turn, else 503: then start it anew. /ready is 200 while it takes jobs and
     PostgreSQL answers. Both tell in JSON what they found.
@@ -58,7 +58,10 @@ class Health:
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
-                self.wfile.write(body)
+                if self.command != "HEAD":
+                    self.wfile.write(body)
+
+            do_HEAD = do_GET
 
             def log_message(self, format: str, *args: Any) -> None:
                 """A probe each few seconds is nothing for a log."""

@@ -380,6 +380,7 @@ def test_what_is_no_export_is_not_imported(run, conn, text, message):
 def test_what_was_not_taken_leaves_no_file(run, conn, tmp_path):
     conn.execute("select queue_put('apples', '1')")
     assert "--output" in run("export", "apples", "--take", code=2).stderr
+    assert "no job in queue 'appels'" in run("export", "appels").stderr
     run("export", "apples", "--take", "--output", tmp_path / "no" / "folder", code=1)
     conn.execute("alter table queue_job add constraint stays check (true)")
     conn.execute("create rule stays as on delete to queue_job do also select 1 / 0")

@@ -822,14 +822,15 @@ def test_a_job_whose_lease_is_over_before_it_begins_is_not_begun(database, queue
         begun.setdefault(job.id, job.attempts)
 
     with works("threads", database.dsn) as made:
-        running = made.start(handler=handle, concurrency=1, lease_for=1)
+        # What was returned does not count, and the slow one twice.
+        running = made.start(handler=handle, concurrency=1, lease_for=1, max_jobs=102)
         held.wait()
         waiting = wait_for(lambda: [job.id for job in list(running.worker._hand.waiting)])
         over = "select lease_until + '0.5 s' < clock_timestamp() from queue_job where id = %s"
         wait_for(lambda: conn.execute(over, [max(waiting)]).fetchone() == (True,))
         held.go_on.set()
-        wait_for(lambda: len(begun) == 101)
-        running.stop()
+        running.end()
+    assert len(begun) == 101
     assert {begun[id] for id in waiting} == {2}
 
 
@@ -884,6 +885,27 @@ def test_a_job_in_its_last_attempt_by_the_queues_setting_runs_alone(at_work, que
     assert held_with == [(1,)]
 
 
+def test_how_many_attempts_a_queue_gives_is_asked_again_where_it_could_not_be_told(database, queue, conn, monkeypatch):
+    queue.configure(max_attempts=2)
+    first, _ = queue.put_many(range(2))
+    conn.execute("update queue_job set attempts = 1, last_error = %s", [feeder.RAN_OUT])
+    alone: list[bool] = []
+    may_crash = feeder.Feeder._may_crash
+
+    def look(found: feeder.Feeder, job: Any) -> bool:
+        monkeypatch.setattr(found._pq, "run", lose if job.id == first else type(found._pq).run.__get__(found._pq))
+        alone.append(may_crash(found, job))
+        return False
+
+    def lose(call: Any) -> Any:
+        raise errors.ConnectionLost
+
+    monkeypatch.setattr(feeder.Feeder, "_may_crash", look)
+    with works("threads", database.dsn) as made:
+        made.run(handler=lambda job: None, concurrency=1, prefetch=0)
+    assert alone == [False, True]
+
+
 def test_a_job_that_is_to_run_alone_waits_for_what_runs(at_work, queue, held, conn, caplog):
     queue.put("slow")
     seen: list[Any] = []
@@ -926,9 +948,10 @@ def own_server(version: str, server: Any) -> Iterator[Server]:
         own.remove()
 
 
-def ask(port: int, path: str) -> tuple[int, str]:
+def ask(port: int, path: str, method: str = "GET") -> tuple[int, str]:
+    asking = urllib.request.Request(f"http://127.0.0.1:{port}{path}", method=method)
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=PATIENCE) as answer:
+        with urllib.request.urlopen(asking, timeout=PATIENCE) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         with error:
@@ -1033,6 +1056,7 @@ def test_health_answers_over_http(at_work, queue, held):
     status, text = ask(health.port, "/ready")
     assert (status, '"answers"' in text) == (200, True)
     assert ask(health.port, "/other")[0] == 404
+    assert ask(health.port, "/live", "HEAD") == (200, "")
     running.worker.stop()
     wait_for(lambda: ask(health.port, "/ready")[0] == 503)
     assert ask(health.port, "/live")[0] == 200

@@ -355,6 +355,7 @@ class AsyncWorker:
                 continue  # was returned, or is lost
             begun = hand.begun_at = monotonic()
             if begun > job._until:  # while the server was out of reach
+                self._feeder.returned(1)
                 decide(job, RELEASE)
                 continue
             verdict: Verdict | None = None

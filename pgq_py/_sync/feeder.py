@@ -7,7 +7,6 @@ import copy
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from datetime import timedelta
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -200,9 +199,12 @@ class Feeder(Consumer):
     def _limit(self, queue: str) -> int:
         """How many attempts the jobs of a queue have: as it was when first asked."""
         if queue not in self._max_attempts:
-            self._max_attempts[queue] = None
-            with suppress(Error, psycopg.Error):  # who may take may not ask
+            try:
                 self._max_attempts[queue] = (self._pq.run(self._pq.calls.settings(queue))).max_attempts
+            except NotAllowed:  # who may take may not ask
+                self._max_attempts[queue] = None
+            except (Error, psycopg.Error):
+                return ALONE_FROM
         return self._max_attempts[queue] or ALONE_FROM
 
     def _run_alone(self, suspect: Job, jobs: Sequence[Job]) -> None:

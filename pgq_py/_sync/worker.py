@@ -356,6 +356,7 @@ class Worker:
                 continue  # was returned, or is lost
             begun = hand.begun_at = monotonic()
             if begun > job._until:  # while the server was out of reach
+                self._feeder.returned(1)
                 decide(job, RELEASE)
                 continue
             verdict: Verdict | None = None

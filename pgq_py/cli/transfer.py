@@ -69,9 +69,13 @@ def export_command(dsn: str | None, schema: str, queue: str, output: Path | None
 def _write(pq: PQ, queue: str, take: bool, file: IO[str]) -> None:
     """All lines, in the transaction that is open."""
     lines: Iterable[str] = pq[queue].export_jobs(take=take)
+    count = 0
     for line in lines if file.isatty() else watched(lines, "lines written"):
         file.write(line + "\n")
+        count += 1
     file.flush()
+    if count == 2:  # the first and the last
+        say(f"There is no job in queue {queue!r}")
 
 
 def _write_safely(pq: PQ, queue: str, take: bool, file: IO[str], path: Path) -> None:
