@@ -23,7 +23,7 @@ demo: $(READY) ## real work, end to end: thousands of files, four workers, one o
 	$(BIN)/pgq-py demo
 
 test: $(READY) ## all tests, on every PostgreSQL that is present (args="--pg 18 -k name" narrows it)
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal $(args)
+	$(BIN)/python -m pytest --numprocesses 4 --dist worksteal $(args)
 
 model: $(READY) ## random calls against a model of the queue: 2,000 examples (examples=N for others)
 	MODEL_EXAMPLES=$(or $(examples),2000) $(BIN)/python -m pytest -s tests/test_model.py --pg 18 -k model_does $(args)
