@@ -258,7 +258,7 @@ async def test_progress_notes_a_number_and_extends_the_lease(queue, conn):
 
 async def test_progress_keeps_others_away_beyond_the_first_lease(queue, conn):
     await queue.put(1)
-    job = await queue.lease(0.3)
+    job = await queue.lease(1.5)
     assert await job.progress(lease_for="1h")
     until(conn, "select clock_timestamp() > %s", True, job.lease_until)
     assert await queue.lease(block=False) is None
@@ -672,7 +672,7 @@ async def test_a_lease_that_runs_out_wakes_a_blocked_lease(each, sleepers):
 @pytest.mark.usefixtures("_in_time")
 async def test_a_lease_that_was_extended_and_runs_out_wakes(queue, sleepers):
     await queue.put(1)
-    job = await queue.lease(0.2)
+    job = await queue.lease(5)
     assert await job.progress(lease_for=0.5)
     again = await queue.lease(timeout=PATIENCE)
     assert again.attempts == 2
@@ -840,7 +840,7 @@ def plain_connection(pq: Any) -> Any:
 
 async def test_heartbeats_come_every_third_of_the_lease_by_default(queue, world, conn):
     await queue.put(1)
-    job = await queue.lease(0.6)
+    job = await queue.lease(1.5)
     async with job.keep_alive() as keeper:
         await wait_until(world, conn, MOVED, True, job.lease_until, 0.7)
         assert not keeper.lost

@@ -85,7 +85,7 @@ async def test_a_refused_completion_inside_is_a_lost_lease_at_the_end(queue, con
 
 async def test_a_lease_goes_on_after_a_completion_that_was_rolled_back(queue, conn):
     await queue.put(1)
-    job = await queue.lease(lease_for=0.3)
+    job = await queue.lease(lease_for=1.5)
     moved = "select lease_until > %s + interval '0.5 seconds' from queue_job"
     async with job, job.keep_alive() as keeper:
         with pytest.raises(LookupError):  # noqa: PT012
@@ -100,7 +100,7 @@ async def test_a_lease_goes_on_after_a_completion_that_was_rolled_back(queue, co
 
 async def test_progress_and_heartbeats_never_shorten_a_lease(queue, conn):
     await queue.put(1)
-    job = await queue.lease(lease_for=0.3)
+    job = await queue.lease(lease_for=3)
     assert await job.progress(lease_for="1h")
     left = "select lease_until - clock_timestamp() > interval '59 minutes' from queue_job"
     assert await job.progress(50)

@@ -250,7 +250,7 @@ async def test_who_is_cancelled_while_another_has_the_connection_listens_no_more
     async with await psycopg.AsyncConnection.connect(database.dsn, autocommit=True) as shared:
         pq = AsyncPQ(shared)
         pq._source.listening.lock = lock = Lock()
-        waiting = asyncio.create_task(pq["apples"].get(timeout=0.1))
+        waiting = asyncio.create_task(pq["apples"].get(timeout=1))
         await asyncio.to_thread(sleepers.wait)
         async with lock:
             await wanted.wait()  # its time is over

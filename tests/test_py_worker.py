@@ -651,7 +651,7 @@ def test_a_check_ends_it_with_its_reason(at_work, queue):
 
 
 def test_a_job_that_takes_longer_than_its_lease_is_nobody_elses(at_work, queue):
-    """Twenty seconds and three, at a fifth."""
+    """Twenty seconds and three, and less of both."""
     queue.put(1)
     begun: list[int] = []
 
@@ -660,8 +660,8 @@ def test_a_job_that_takes_longer_than_its_lease_is_nobody_elses(at_work, queue):
         threading.Event().wait(4)
         assert not job.lost
 
-    first = at_work.start(handler=handle, lease_for=0.6)
-    other = at_work.start(handler=handle, lease_for=0.6)
+    first = at_work.start(handler=handle, lease_for=1.5)
+    other = at_work.start(handler=handle, lease_for=1.5)
     wait_for(lambda: queue.stats().completed == 1)
     first.stop()
     other.stop()
@@ -695,7 +695,7 @@ def test_the_lease_of_the_task_holds_from_the_first_heartbeat(at_work, queue, he
         pq["apples"].task(name="long", bind=True, lease_for="1d")(held)
 
     queue.put({"task": "long"})
-    at_work.start(prepare=prepare, lease_for=0.5)
+    at_work.start(prepare=prepare, lease_for=2)
     held.wait()
     wait_for(lambda: conn.execute("select lease_until > now() + '23 h' from queue_job").fetchone() == (True,))
 
@@ -782,7 +782,7 @@ def test_a_lease_of_the_task_that_the_server_refuses_costs_nobody_his(at_work, q
 def test_a_lease_that_is_lost_is_seen_by_the_handler_and_its_result_dropped(at_work, queue, held, conn, caplog, style):
     id = queue.put(1)
     handler = held if style == "function" else held.coroutine
-    running = at_work.start(handler=handler, lease_for=0.5)
+    running = at_work.start(handler=handler, lease_for=2)
     held.wait()
     # As if somebody else had it.
     conn.execute(

@@ -225,7 +225,7 @@ def test_it_works_on_a_pool_without_a_limit(database, queue):
 
 def test_a_row_that_a_handler_has_locked_costs_no_other_job_its_lease(at_work, queue):
     """Its heartbeat would wait for that transaction, and with it all others."""
-    queue.configure(lease_for="0.9s")
+    queue.configure(lease_for="2s")
     over, lost = threading.Event(), []
 
     def handle(job: Any) -> None:
@@ -234,7 +234,7 @@ def test_a_row_that_a_handler_has_locked_costs_no_other_job_its_lease(at_work, q
                 job.progress(1)
                 assert over.wait(PATIENCE)
         else:
-            assert not threading.Event().wait(2.5)
+            assert not threading.Event().wait(4.5)
             lost.append(job.lost)
             over.set()
 
@@ -244,7 +244,7 @@ def test_a_row_that_a_handler_has_locked_costs_no_other_job_its_lease(at_work, q
                 await job.progress(1)
                 await asyncio.to_thread(over.wait, PATIENCE)
         else:
-            await asyncio.sleep(2.5)
+            await asyncio.sleep(4.5)
             lost.append(job.lost)
             over.set()
 
