@@ -291,6 +291,8 @@ ENTRY = {"attempt": 1, "at": "2026-11-27T17:00:00+00:00"}
         ({"history": [{**ENTRY, "at": "2026-13-27T17:00:00+00:00"}]}, "22008"),
         ({"history": [{**ENTRY, "consumer": 3}]}, "22023"),
         ({"history": [{**ENTRY, "error": ["a worm"]}]}, "22023"),
+        ({"history": [{**ENTRY, "consumer": [None]}]}, "22023"),
+        ({"history": [{**ENTRY, "error": [None]}]}, "22023"),
         ({"died_at": "2026-01-01"}, "22023"),
         ({"ready_at": "infinity"}, "22008"),
         ({"expected_at": "10000-01-01"}, "22008"),
