@@ -739,7 +739,7 @@ def test_a_row_that_a_statement_of_the_handlers_has_locked_costs_no_other_job_it
             over.set()
 
     locks, _ = queue.put_many(["locks", "works"])
-    at_work.run(handler=handle, concurrency=2, lease_for=0.9)
+    at_work.run(handler=handle, concurrency=2, lease_for=3)
     assert lost == [False]
     assert queue.stats().completed == 2
 
@@ -761,7 +761,7 @@ def test_a_heartbeat_asks_again_for_a_job_that_somebody_has_locked(queue, conn):
     assert locked._until > before[0]
 
 
-def test_a_lease_of_the_task_that_the_server_refuses_costs_nobody_his(at_work, queue, held, caplog):
+def test_a_lease_of_the_task_that_the_server_refuses_costs_nobody_his(at_work, queue, held, conn, caplog):
     """Its job, and those beside it, are held as they were leased."""
 
     def prepare(pq: Any) -> None:
@@ -769,9 +769,17 @@ def test_a_lease_of_the_task_that_the_server_refuses_costs_nobody_his(at_work, q
         pq["apples"].task(name="plain", bind=True)(held)
 
     queue.put_many([{"task": "endless"}, {"task": "plain"}, {"task": "plain"}])
-    at_work.start(prepare=prepare, lease_for=0.6)
+    at_work.start(prepare=prepare, lease_for=3)
     held.wait(3)
-    threading.Event().wait(2)  # three leases
+    ends = "select lease_until from queue_job order by id"
+    for _ in range(2):
+        before = conn.execute(ends).fetchall()
+        wait_for(
+            lambda before=before: all(
+                new > old for new, old in zip(conn.execute(ends).fetchall(), before, strict=True)
+            ),
+            "a heartbeat for all",
+        )
     assert not any(job.lost for job in held.jobs)
     held.go_on.set()
     wait_for(lambda: queue.stats().completed == 3)
@@ -815,22 +823,26 @@ def test_a_job_whose_lease_is_over_before_it_begins_is_not_begun(database, queue
     queue.put("slow")
     queue.put_many(["last"] * 50)
     begun: dict[int, int] = {}
+    runs: list[int] = []
 
     def handle(job: Any) -> None:
+        runs.append(job.id)
         if job.data == "slow" and job.attempts == 1:
             held(job)
         begun.setdefault(job.id, job.attempts)
 
     with works("threads", database.dsn) as made:
-        # What was returned does not count, and the slow one twice.
-        running = made.start(handler=handle, concurrency=1, lease_for=1, max_jobs=102)
+        running = made.start(handler=handle, concurrency=1, lease_for=1, max_jobs=1000)
         held.wait()
         waiting = wait_for(lambda: [job.id for job in list(running.worker._hand.waiting)])
         over = "select lease_until + '0.5 s' < clock_timestamp() from queue_job where id = %s"
         wait_for(lambda: conn.execute(over, [max(waiting)]).fetchone() == (True,))
         held.go_on.set()
-        running.end()
+        wait_for(lambda: queue.stats().completed == 101)
+        running.stop()
     assert len(begun) == 101
+    # What was not run does not count; what was run twice, since it took too long, does so twice.
+    assert running.worker._feeder._left == 1000 - len(runs)
     assert {begun[id] for id in waiting} == {2}
 
 
