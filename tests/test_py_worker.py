@@ -551,6 +551,22 @@ def test_a_second_stop_ends_the_grace(at_work, queue, held, conn):
     assert conn.execute(STATE).fetchall() == [(1, 0, True)]
 
 
+def test_a_second_stop_ends_the_grace_also_when_only_the_outcome_is_to_be_told(at_work, queue, held, conn, caplog):
+    """A server that is out of reach, say. Until then its service manager hears from the worker."""
+    queue.put(1)
+    running = at_work.start(handler=held, grace=math.inf)
+    held.wait()
+    conn.execute("alter function queue_complete_many rename to queue_complete_many_is_gone")
+    running.worker.stop()
+    held.go_on.set()
+    wait_for(lambda: "trying on" in caplog.text)
+    told: list[str] = []
+    running.worker.listeners.append(told.append)
+    wait_for(lambda: told.count("tick") > 2)
+    running.stop(now=True)
+    assert "could not be settled" in caplog.text
+
+
 def test_a_job_that_begins_while_all_are_returned_is_returned_too(database, queue, held, conn):
     """The call that leased it was on its way."""
     with works("threads", database.dsn) as made:

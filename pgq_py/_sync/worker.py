@@ -328,7 +328,12 @@ class Worker:
         for job in self._claim_all():  # that such a call gave out before the runners were dismissed
             self._hand.settle.put((job, RELEASE))
         self._hand.settle.put(END)
-        self._settling.join(self._settler.give_up_at - monotonic() + LAST_WORDS)
+        while not self._settling.join(TICK) and monotonic() < self._settler.give_up_at + LAST_WORDS:
+            self._turned_at = monotonic()
+            self._tell("tick")
+            while (command := self._commands.get(0)) is not None:
+                if command == _NOW:  # what cannot be told by now is left to the leases
+                    self._settler.give_up_at = min(self._settler.give_up_at, monotonic() + LAST_WORDS)
         self._pulse.stop()
         self._keeping.join(LAST_WORDS)
         until = monotonic() + 0.2
