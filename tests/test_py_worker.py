@@ -862,6 +862,28 @@ def test_a_job_whose_lease_is_over_before_it_begins_is_not_begun(database, queue
     assert {begun[id] for id in waiting} == {2}
 
 
+def test_a_job_that_is_lost_before_it_begins_does_not_count_for_max_jobs(at_work, queue, held, monkeypatch):
+    monkeypatch.setattr(worker_module, "PATIENCE", 10 * PATIENCE)
+    queue.put_many(["quick"] * 50 + ["slow"] + ["last"] * 50)
+    runs: list[int] = []
+
+    def handle(job: Any) -> None:
+        runs.append(job.id)
+        if job.data == "slow":
+            held(job)
+
+    running = at_work.start(handler=handle, concurrency=1, lease_for=3, max_jobs=101)
+    held.wait()
+    waiting = wait_for(lambda: list(running.worker._hand.waiting))
+    for job in waiting:
+        assert queue.cancel(job.id)
+    wait_for(lambda: all(job.lost for job in waiting), "a heartbeat")
+    queue.put_many(["more"] * 100)
+    held.go_on.set()
+    running.end()
+    assert len(runs) == 101
+
+
 def test_a_job_that_was_done_when_its_lease_was_lost_is_told(at_work, queue, held, conn, caplog):
     queue.put(1)
     running = at_work.start(handler=held)

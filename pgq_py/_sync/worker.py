@@ -209,6 +209,7 @@ class Worker:
             pq, source, self.queues, self._strict, hand, self._lease_for, self._consumer, self._burst,
             self._max_jobs, self._pulse.hurry,
         )  # fmt: skip
+        hand.on_unrun = self._feeder.returned
         self._turned_at = monotonic()
         log.info("works on %s, %s at a time", ", ".join(queue.name for queue in self.queues), self.concurrency)
         self._settling = self._strand("settles", self._settler.run)
