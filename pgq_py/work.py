@@ -31,6 +31,8 @@ LOOK = 0.5
 MEND = 10.0
 # Seconds that the functions of `atexit` have, where a handler can't be ended.
 LAST = 2.0
+# The exit code of a run that has failed, as of any command.
+FAILED = 1
 
 
 class NotFound(Exception):
@@ -222,20 +224,33 @@ def run(
         if inspect.iscoroutinefunction(worker.run):
             asyncio.run(_run_async(worker))
         else:
-            worker.run(signals=True)
+            with _leaving(worker):
+                worker.run(signals=True)
     finally:
         if server is not None:
             server.close()
-    if worker.was_cut_short:
-        leave_now(worker)
     return exit_code(worker)
 
 
 async def _run_async(worker: Any) -> None:
-    await worker.run(signals=True)
+    # Not through the end of the loop: it would wait for the threads of its executor.
+    with _leaving(worker):
+        await worker.run(signals=True)
+
+
+@contextmanager
+def _leaving(worker: Worker | AsyncWorker) -> Iterator[None]:
+    """Around its run: if that was cut short, the process ends here, also where the run has failed."""
+    try:
+        yield
+    except Exception as error:
+        if worker.was_cut_short:
+            text = str(error).partition("\n")[0]
+            logging.getLogger("pgq_py.worker").error("failed: %s: %s", type(error).__name__, text)
+            leave_now(worker, FAILED)
+        raise
     if worker.was_cut_short:
-        # Not through the end of the loop: it would wait for the threads of its executor.
-        leave_now(worker)
+        leave_now(worker, exit_code(worker))
 
 
 def exit_code(worker: Worker | AsyncWorker) -> int:
@@ -243,7 +258,7 @@ def exit_code(worker: Worker | AsyncWorker) -> int:
     return 0 if worker.ended_by in ("stop", "now", "nothing left") else AGAIN
 
 
-def leave_now(worker: Worker | AsyncWorker) -> NoReturn:
+def leave_now(worker: Worker | AsyncWorker, code: int) -> NoReturn:
     """End the process without waiting for what handlers leave behind: asyncio.to_thread's threads, processes."""
     try:
         if worker.is_stuck:
@@ -258,7 +273,7 @@ def leave_now(worker: Worker | AsyncWorker) -> NoReturn:
         sys.stderr.flush()
         sys.stdout.flush()
     finally:  # whatever the handler has closed
-        os._exit(exit_code(worker))
+        os._exit(code)
 
 
 class JSONLines(logging.Formatter):

@@ -267,7 +267,7 @@ async def test_a_worker_polls_says_so_once_and_leaves_nothing_in_the_sessions(th
     with PQ(database.dsn) as direct, works("threads" if through.is_sync else "asyncio", through.dsn) as made:
         queue = direct["apples"]
         queue.put_many(range(200))
-        running = made.start(handler=handle, lease_for=2, concurrency=4)
+        running = made.start(handler=handle, lease_for=5, concurrency=4)
         wait_for(lambda: len(done) == 200, "what was there")
         for data in ("fails", "long"):
             queue.put(data)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from datetime import datetime
+from threading import Thread
 from typing import Any
 
 import psycopg
@@ -262,6 +264,25 @@ def test_what_is_not_a_whole_export_is_refused_as_a_whole(database, conn, change
         assert pq["pears"].import_jobs(export(database.dsn)) == Moved(7, 0, 0)
 
 
+@pytest.mark.parametrize("dead", [False, True])
+def test_a_page_is_empty_only_where_nothing_comes_after_it(conn, database, dead):
+    """Also where others take at that moment what it would have had."""
+    conn.execute("select queue_put_many('apples', array_fill('1'::jsonb, array[4000]))")
+    if dead:
+        conn.execute("select queue_bury('apples', id, 'rotten') from queue_get('apples', 4000)")
+    take = "queue_dead_delete('apples', array[i])" if dead else "queue_get('apples')"
+    taking = Thread(
+        target=database.connect().execute,
+        args=[f"do $$ begin for i in 1..3000 loop perform {take}; commit; end loop; end $$"],
+    )
+    taking.start()
+    pages = []
+    while taking.is_alive():
+        pages.append(value(conn, "select count(*) from queue_export('apples', count => 1, dead => %s)", dead))
+    assert value(conn, f"select count(*) from {'queue_dead' if dead else 'queue_job'}") == 1000
+    assert set(pages) == {1}, Counter(pages)
+
+
 ENTRY = {"attempt": 1, "at": "2026-11-27T17:00:00+00:00"}
 
 
@@ -291,6 +312,8 @@ ENTRY = {"attempt": 1, "at": "2026-11-27T17:00:00+00:00"}
         ({"history": [{**ENTRY, "at": "2026-13-27T17:00:00+00:00"}]}, "22008"),
         ({"history": [{**ENTRY, "consumer": 3}]}, "22023"),
         ({"history": [{**ENTRY, "error": ["a worm"]}]}, "22023"),
+        ({"history": [{**ENTRY, "consumer": [None]}]}, "22023"),
+        ({"history": [{**ENTRY, "error": [None]}]}, "22023"),
         ({"died_at": "2026-01-01"}, "22023"),
         ({"ready_at": "infinity"}, "22008"),
         ({"expected_at": "10000-01-01"}, "22008"),

@@ -551,6 +551,22 @@ def test_a_second_stop_ends_the_grace(at_work, queue, held, conn):
     assert conn.execute(STATE).fetchall() == [(1, 0, True)]
 
 
+def test_a_second_stop_ends_the_grace_also_when_only_the_outcome_is_to_be_told(at_work, queue, held, conn, caplog):
+    """A server that is out of reach, say. Until then its service manager hears from the worker."""
+    queue.put(1)
+    running = at_work.start(handler=held, grace=math.inf)
+    held.wait()
+    conn.execute("alter function queue_complete_many rename to queue_complete_many_is_gone")
+    running.worker.stop()
+    held.go_on.set()
+    wait_for(lambda: "trying on" in caplog.text)
+    told: list[str] = []
+    running.worker.listeners.append(told.append)
+    wait_for(lambda: told.count("tick") > 2)
+    running.stop(now=True)
+    assert "could not be settled" in caplog.text
+
+
 def test_a_job_that_begins_while_all_are_returned_is_returned_too(database, queue, held, conn):
     """The call that leased it was on its way."""
     with works("threads", database.dsn) as made:
@@ -739,7 +755,7 @@ def test_a_row_that_a_statement_of_the_handlers_has_locked_costs_no_other_job_it
             over.set()
 
     locks, _ = queue.put_many(["locks", "works"])
-    at_work.run(handler=handle, concurrency=2, lease_for=0.9)
+    at_work.run(handler=handle, concurrency=2, lease_for=3)
     assert lost == [False]
     assert queue.stats().completed == 2
 
@@ -761,7 +777,7 @@ def test_a_heartbeat_asks_again_for_a_job_that_somebody_has_locked(queue, conn):
     assert locked._until > before[0]
 
 
-def test_a_lease_of_the_task_that_the_server_refuses_costs_nobody_his(at_work, queue, held, caplog):
+def test_a_lease_of_the_task_that_the_server_refuses_costs_nobody_his(at_work, queue, held, conn, caplog):
     """Its job, and those beside it, are held as they were leased."""
 
     def prepare(pq: Any) -> None:
@@ -769,9 +785,17 @@ def test_a_lease_of_the_task_that_the_server_refuses_costs_nobody_his(at_work, q
         pq["apples"].task(name="plain", bind=True)(held)
 
     queue.put_many([{"task": "endless"}, {"task": "plain"}, {"task": "plain"}])
-    at_work.start(prepare=prepare, lease_for=0.6)
+    at_work.start(prepare=prepare, lease_for=3)
     held.wait(3)
-    threading.Event().wait(2)  # three leases
+    ends = "select lease_until from queue_job order by id"
+    for _ in range(2):
+        before = conn.execute(ends).fetchall()
+        wait_for(
+            lambda before=before: all(
+                new > old for new, old in zip(conn.execute(ends).fetchall(), before, strict=True)
+            ),
+            "a heartbeat for all",
+        )
     assert not any(job.lost for job in held.jobs)
     held.go_on.set()
     wait_for(lambda: queue.stats().completed == 3)
@@ -815,23 +839,49 @@ def test_a_job_whose_lease_is_over_before_it_begins_is_not_begun(database, queue
     queue.put("slow")
     queue.put_many(["last"] * 50)
     begun: dict[int, int] = {}
+    runs: list[int] = []
 
     def handle(job: Any) -> None:
+        runs.append(job.id)
         if job.data == "slow" and job.attempts == 1:
             held(job)
         begun.setdefault(job.id, job.attempts)
 
     with works("threads", database.dsn) as made:
-        # What was returned does not count, and the slow one twice.
-        running = made.start(handler=handle, concurrency=1, lease_for=1, max_jobs=102)
+        running = made.start(handler=handle, concurrency=1, lease_for=1, max_jobs=1000)
         held.wait()
         waiting = wait_for(lambda: [job.id for job in list(running.worker._hand.waiting)])
         over = "select lease_until + '0.5 s' < clock_timestamp() from queue_job where id = %s"
         wait_for(lambda: conn.execute(over, [max(waiting)]).fetchone() == (True,))
         held.go_on.set()
-        running.end()
+        wait_for(lambda: queue.stats().completed == 101)
+        running.stop()
     assert len(begun) == 101
+    # What was not run does not count; what was run twice, since it took too long, does so twice.
+    assert running.worker._feeder._left == 1000 - len(runs)
     assert {begun[id] for id in waiting} == {2}
+
+
+def test_a_job_that_is_lost_before_it_begins_does_not_count_for_max_jobs(at_work, queue, held, monkeypatch):
+    monkeypatch.setattr(worker_module, "PATIENCE", 10 * PATIENCE)
+    queue.put_many(["quick"] * 50 + ["slow"] + ["last"] * 50)
+    runs: list[int] = []
+
+    def handle(job: Any) -> None:
+        runs.append(job.id)
+        if job.data == "slow":
+            held(job)
+
+    running = at_work.start(handler=handle, concurrency=1, lease_for=3, max_jobs=101)
+    held.wait()
+    waiting = wait_for(lambda: list(running.worker._hand.waiting))
+    for job in waiting:
+        assert queue.cancel(job.id)
+    wait_for(lambda: all(job.lost for job in waiting), "a heartbeat")
+    queue.put_many(["more"] * 100)
+    held.go_on.set()
+    running.end()
+    assert len(runs) == 101
 
 
 def test_a_job_that_was_done_when_its_lease_was_lost_is_told(at_work, queue, held, conn, caplog):

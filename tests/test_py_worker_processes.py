@@ -448,6 +448,21 @@ def test_what_a_handler_leaves_behind_does_not_hold_up_the_end(work, queue, conn
     assert account(conn, ledger, [id]) == (0, 1)
 
 
+@pytest.mark.parametrize(
+    ("app", "task"),
+    [("worker_app", "thread"), ("worker_app_async", "thread"), ("worker_app", "process")],
+)
+def test_nor_does_it_where_the_worker_has_failed(work, queue, conn, ledger, app, task):
+    """Otherwise nobody would start another one, and nobody be told why."""
+    id = queue.put({"task": task})
+    process = work(app, "--grace", "0.1")
+    wait_for(lambda: ledger("begun"))
+    conn.execute("alter function queue_lease rename to queue_lease_is_gone")
+    assert process.end() == 1
+    assert "NotInstalled: function public.queue_lease" in process.log
+    assert account(conn, ledger, [id]) == (0, 1)
+
+
 # What a service manager sees.
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from time import monotonic
 from typing import Literal, TypeAlias
 
@@ -37,6 +38,7 @@ class AsyncHand:
         waiting: those of these that have not begun.
         begin: to those who run jobs; what is not in `waiting` any more is passed over. None ends one of them.
         settle: to the one who tells the server.
+        on_unrun: told how many jobs are lost that have not begun.
         begun_at: when a job has begun last; or when jobs came that could.
     """
 
@@ -46,6 +48,7 @@ class AsyncHand:
         self.waiting: set[AsyncJob] = set()
         self.begin: AsyncChannel[AsyncJob | None] = AsyncChannel()
         self.settle: AsyncChannel[Outcome | Literal["end"]] = AsyncChannel()
+        self.on_unrun: Callable[[int], object] = lambda count: None
         self.begun_at = monotonic()
         self._least, self._most = concurrency, concurrency + prefetch
         # How long a job runs, in seconds: the mean of the last ones. None: nobody knows.
@@ -105,7 +108,9 @@ class AsyncHand:
         if not self.claim(job):
             return False
         job._is_lost = True
-        self.waiting.discard(job)
+        with suppress(KeyError):  # it has begun
+            self.waiting.remove(job)
+            self.on_unrun(1)  # first: whoever is woken may ask whether more are to be run
         self.held.discard(job)
         self.moved()
         return True

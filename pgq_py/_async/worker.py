@@ -208,6 +208,7 @@ class AsyncWorker:
             pq, source, self.queues, self._strict, hand, self._lease_for, self._consumer, self._burst,
             self._max_jobs, self._pulse.hurry,
         )  # fmt: skip
+        hand.on_unrun = self._feeder.returned
         self._turned_at = monotonic()
         log.info("works on %s, %s at a time", ", ".join(queue.name for queue in self.queues), self.concurrency)
         self._settling = self._strand("settles", self._settler.run)
@@ -327,7 +328,12 @@ class AsyncWorker:
         for job in self._claim_all():  # that such a call gave out before the runners were dismissed
             self._hand.settle.put((job, RELEASE))
         self._hand.settle.put(END)
-        await self._settling.join(self._settler.give_up_at - monotonic() + LAST_WORDS)
+        while not await self._settling.join(TICK) and monotonic() < self._settler.give_up_at + LAST_WORDS:
+            self._turned_at = monotonic()
+            self._tell("tick")
+            while (command := await self._commands.get(0)) is not None:
+                if command == _NOW:  # what cannot be told by now is left to the leases
+                    self._settler.give_up_at = min(self._settler.give_up_at, monotonic() + LAST_WORDS)
         self._pulse.stop()
         await self._keeping.join(LAST_WORDS)
         until = monotonic() + 0.2

@@ -209,6 +209,7 @@ class Worker:
             pq, source, self.queues, self._strict, hand, self._lease_for, self._consumer, self._burst,
             self._max_jobs, self._pulse.hurry,
         )  # fmt: skip
+        hand.on_unrun = self._feeder.returned
         self._turned_at = monotonic()
         log.info("works on %s, %s at a time", ", ".join(queue.name for queue in self.queues), self.concurrency)
         self._settling = self._strand("settles", self._settler.run)
@@ -328,7 +329,12 @@ class Worker:
         for job in self._claim_all():  # that such a call gave out before the runners were dismissed
             self._hand.settle.put((job, RELEASE))
         self._hand.settle.put(END)
-        self._settling.join(self._settler.give_up_at - monotonic() + LAST_WORDS)
+        while not self._settling.join(TICK) and monotonic() < self._settler.give_up_at + LAST_WORDS:
+            self._turned_at = monotonic()
+            self._tell("tick")
+            while (command := self._commands.get(0)) is not None:
+                if command == _NOW:  # what cannot be told by now is left to the leases
+                    self._settler.give_up_at = min(self._settler.give_up_at, monotonic() + LAST_WORDS)
         self._pulse.stop()
         self._keeping.join(LAST_WORDS)
         until = monotonic() + 0.2

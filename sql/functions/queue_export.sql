@@ -47,7 +47,8 @@ begin
     end if;
 
     after := coalesce(after, '-9223372036854775808');
-    -- In steps, as in queue_clear: before PostgreSQL 17 each row is looked for in the whole array.
+    -- In steps, as in queue_clear: before PostgreSQL 17 each row is looked for in the whole array. What others have
+    -- removed since the ids were read does not count: nothing at all would say that there is no more.
     loop
         if queue_export.dead then
             if queue_export.take then
@@ -90,13 +91,14 @@ begin
                 and d.id <= v_ids[cardinality(v_ids)]
                 and d.id = any (v_ids)
             order by d.id;
+            get diagnostics v_rows = row_count;
+            v_left := v_left - v_rows;
             if queue_export.take then
                 delete from queue_dead d
                 where d.queue = queue_export.queue
                     and d.id > queue_export.after
                     and d.id <= v_ids[cardinality(v_ids)]
                     and d.id = any (v_ids);
-                get diagnostics v_rows = row_count;
                 v_taken := v_taken + v_rows;
             end if;
         else
@@ -141,18 +143,18 @@ begin
                 and j.id <= v_ids[cardinality(v_ids)]
                 and j.id = any (v_ids)
             order by j.id;
+            get diagnostics v_rows = row_count;
+            v_left := v_left - v_rows;
             if queue_export.take then
                 delete from queue_job j
                 where j.queue = queue_export.queue
                     and j.id > queue_export.after
                     and j.id <= v_ids[cardinality(v_ids)]
                     and j.id = any (v_ids);
-                get diagnostics v_rows = row_count;
                 v_taken := v_taken + v_rows;
             end if;
         end if;
         after := v_ids[cardinality(v_ids)];
-        v_left := v_left - cardinality(v_ids);
     end loop;
     if v_taken > 0 then
         insert into queue_tally (queue, moved, dead)

@@ -29,8 +29,8 @@ declare
             @.attempt.type() == "number"
             && @.at.type() == "string"
             && @.at like_regex "^\\d{4}-\\d\\d-\\d\\dT([01]\\d|2[0-3])(:[0-5]\\d){2}(\\.\\d+)?[+-]\\d\\d(:\\d\\d){1,2}$"
-            && (!exists(@.consumer) || @.consumer == null || @.consumer.type() == "string")
-            && (!exists(@.error) || @.error == null || @.error.type() == "string")
+            && (!exists(@.consumer) || @.consumer.type() == "null" || @.consumer.type() == "string")
+            && (!exists(@.error) || @.error.type() == "null" || @.error.type() == "string")
         )))
     $path$;
     v_live bigint;
