@@ -366,13 +366,13 @@ def test_a_hook_that_fails_is_a_failure_of_the_job(at_work, queue):
 
 def test_queues_have_their_turns_by_weight(at_work, queue, database):
     with PQ(database.dsn) as pq:
-        pq["mail"].put_many(range(400))
-        pq["reports"].put_many(range(400))
+        pq["mail"].put_many(range(150))
+        pq["reports"].put_many(range(150))
     order: list[str] = []
     # One at a time, so that each turn is a job.
     at_work.run({"mail": 3, "reports": 1}, handler=lambda job: order.append(job.queue), concurrency=1, prefetch=0)
-    assert Counter(order[:200]) == {"mail": 150, "reports": 50}
-    assert Counter(order) == {"mail": 400, "reports": 400}
+    assert Counter(order[:100]) == {"mail": 75, "reports": 25}
+    assert Counter(order) == {"mail": 150, "reports": 150}
 
 
 def test_a_queue_without_jobs_leaves_its_turns_to_the_others(at_work, database, queue):
