@@ -121,7 +121,8 @@ class Supervisor:
 
     One that dies is started again, after a pause that grows; one that ends with exit code 0 has done its work, and
     `run` is over when all have. SIGTERM and SIGINT are passed on, and end it. SIGHUP ends the
-    processes one after the other, as SIGTERM does, and starts others.
+    processes one after the other, as SIGTERM does, and starts others; where it says that the terminal was closed, it
+    is as SIGTERM.
 
     Args:
         command: the program and its arguments. Its process says READY=1 as to systemd, and finds its number in
@@ -140,6 +141,8 @@ class Supervisor:
         self._stops = 0
         self._kill_at = float("inf")
         self._was_ready = False
+        # Under nohup a terminal may go.
+        self._needs_terminal = _has_terminal() and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN
         self._hang_up: list[Child] = []
         self._notifier = Notifier(lambda: all(monotonic() - child.lived_at < 60 for child in self._children))
         self._children: list[Child] = []
@@ -186,7 +189,7 @@ class Supervisor:
                 continue
 
     def _on_signal(self, number: int) -> None:
-        if number == signal.SIGHUP:
+        if number == signal.SIGHUP and (_has_terminal() or not self._needs_terminal):
             if not self._stops:  # to those that end it would be the second signal
                 self._hang_up = [child for child in self._children if not child.is_over]
             return
@@ -212,6 +215,15 @@ class Supervisor:
     def _send(self, number: int) -> None:
         for child in self._children:
             child.signal(number)
+
+
+def _has_terminal() -> bool:
+    """Whether a terminal controls this process: one that was closed does not any more."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 def end_with_parent() -> None:

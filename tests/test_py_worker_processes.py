@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import pty
 import random
 import signal
 import socket
 import subprocess
 import sys
+import termios
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
@@ -36,7 +39,7 @@ GRACE = 10.0
 class Process:
     """A `pgq-py work`."""
 
-    def __init__(self, folder: Path, dsn: str, args: tuple[str, ...], env: dict[str, str]) -> None:
+    def __init__(self, folder: Path, dsn: str, args: tuple[str, ...], env: dict[str, str], **options: Any) -> None:
         self.log_file = folder / f"log {random.getrandbits(64):x}"
         with self.log_file.open("w") as log:
             self.process = subprocess.Popen(
@@ -44,6 +47,7 @@ class Process:
                 env=os.environ | {"TEST_DSN": dsn, "PYTHONPATH": f"{ROOT}:{TESTS}"} | env,
                 cwd=folder,
                 stderr=log,
+                **options,
             )
 
     @property
@@ -78,6 +82,17 @@ class Processes:
     def __call__(self, *args: str, **env: str) -> Process:
         self._started.append(Process(self._folder, self._dsn, args, env))
         return self._started[-1]
+
+    def in_terminal(self, *args: str) -> tuple[Process, Callable[[], None]]:
+        """In a session whose terminal is closed by what this gives."""
+        ours, theirs = pty.openpty()
+        process = Process(
+            self._folder, self._dsn, args, {}, stdin=theirs, start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        )  # fmt: skip
+        self._started.append(process)
+        os.close(theirs)
+        return process, lambda: os.close(ours)
 
     def close(self) -> None:
         for started in self._started:
@@ -347,6 +362,16 @@ def test_a_hang_up_gives_each_process_a_successor(work, queue, ledger):
     assert process.stop() == 0
 
 
+@pytest.mark.parametrize("more", [(), ("--processes", "2")], ids=["one", "two"])
+def test_when_the_terminal_is_closed_it_ends(work, queue, conn, ledger, more):
+    ids = queue.put_many(notes(1, 1.0))
+    process, close = work.in_terminal("worker_app", *more)
+    wait_for(lambda: ledger("begun"))
+    close()
+    assert process.end() == 0
+    assert account(conn, ledger, ids) == (1, 0)
+
+
 def test_a_hang_up_does_not_shorten_the_grace(work, queue, conn, ledger):
     """A terminal that is closed says both."""
     ids = queue.put_many(notes(1, 1.0))
@@ -394,6 +419,7 @@ def test_a_process_that_does_not_end_is_killed_after_the_grace(tmp_path):
     deaf = "import pathlib, signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); pathlib.Path('deaf').touch()"
     code = f"""
 import sys
+import termios
 from pgq_py import supervisor
 supervisor.EXTRA = 0.1
 sys.exit(supervisor.Supervisor([sys.executable, "-c", {deaf + "; signal.pause()"!r}], 1, 0.1).run())
