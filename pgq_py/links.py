@@ -113,6 +113,8 @@ class Outage:
     def begin(self, error: BaseException, over: int) -> float:
         """A connection was lost, or could not be had; gives how long to pause before the next.
 
+        But no longer than until `over` has grown: then somebody has got through.
+
         Args:
             error: what happened.
             over: how many outages were over when it last worked, or was asked for. If one has ended since, this may
@@ -131,7 +133,9 @@ class Outage:
             elif self._told is not None and now - self._told > REMIND:
                 self._told = now
                 tell = f"no connection to PostgreSQL for {now - self._since:.0f} s; trying on"
-            pause = jitter(min(RETRY_LAST, max(self._first, now - self._since)))
+            # Others have had a connection since: try one soon, for the loss may be noticed late.
+            longest = RETRY_LAST if over == self.over else RETRY_FIRST
+            pause = jitter(min(longest, max(self._first, now - self._since)))
         # Without the lock: a child that was forked while somebody writes to a log would have it locked for ever.
         if tell:
             log.warning("%s: %s", tell, str(error.__cause__ or error).partition("\n")[0])

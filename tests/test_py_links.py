@@ -8,6 +8,7 @@ import os
 import socket
 import threading
 from collections.abc import AsyncIterator, Iterator
+from math import inf
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
@@ -18,7 +19,7 @@ import pytest
 from conftest import FOUND
 from links import Link, restart_after_crash, side_by_side, until
 from servers import Server
-from worlds import PATIENCE, World, plain
+from worlds import PATIENCE, World, adapt, plain
 
 from pgq_py import KEEPALIVES, PQ, errors
 from pgq_py.links import with_keepalives
@@ -636,6 +637,24 @@ async def test_in_a_transaction_a_wait_outlasts_the_connection_it_listens_on(wor
     assert await asyncio.wait_for(working, PATIENCE / 2) == 1
 
 
+async def test_who_pauses_goes_on_when_another_gets_through(world, conn, told, monkeypatch):
+    from pgq_py import links
+
+    monkeypatch.setattr(links, "jitter", lambda seconds: 10 * PATIENCE)
+    queue = (await world.way("address"))["apples"]
+    await queue.count()  # has opened it
+    before = plain(queue)._pq.outage.over
+
+    async def pause() -> bool:
+        return await adapt(plain(queue)._pq).reconnect(errors.ConnectionLost("gone"), inf, before)
+
+    pausing = side_by_side(world, pause)
+    await told.until("lost the connection")
+    await queue.count()
+    assert await asyncio.wait_for(pausing, PATIENCE)
+    assert plain(queue)._pq.outage.over == before + 1
+
+
 def test_the_log_is_told_once_and_reminded(monkeypatch, caplog):
     from pgq_py import links
 
@@ -672,7 +691,8 @@ def test_a_loss_that_is_noticed_late_is_not_told_as_another_outage(monkeypatch, 
     error = errors.ConnectionLost("gone")
     outage.begin(error, 0)
     outage.end()
-    outage.begin(error, 0)  # it last worked before that
+    # It last worked before that. There is a server again, so it is tried soon, and not as if that worked for a moment.
+    assert outage.begin(error, 0) <= links.RETRY_FIRST
     assert outage.is_on
     outage.end()
     assert outage.over == 2

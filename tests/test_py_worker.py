@@ -21,9 +21,9 @@ import psycopg_pool
 import pytest
 from servers import Server
 from working import Running, Works, wait_for, works
-from worlds import PATIENCE
+from worlds import PATIENCE, Background
 
-from pgq_py import PQ, AsyncWorker, Bury, Retry, Worker, errors
+from pgq_py import PQ, AsyncWorker, Bury, Retry, Worker, errors, links
 from pgq_py import health as health_module
 from pgq_py._sync import feeder, settler
 from pgq_py._sync import worker as worker_module
@@ -882,6 +882,17 @@ def test_a_job_that_is_lost_before_it_begins_does_not_count_for_max_jobs(at_work
     held.go_on.set()
     running.end()
     assert len(runs) == 101
+
+
+def test_what_became_of_jobs_is_told_as_soon_as_anybody_gets_through(database, queue, monkeypatch):
+    """Of an outage that the others have seen the end of, it may hear late."""
+    monkeypatch.setattr(links, "jitter", lambda seconds: 10 * PATIENCE)
+    with PQ(database.dsn) as pq:
+        line = settler.Settler(pq, pq._source, Hand(1, 0))
+        pausing = Background(lambda: line._pause(errors.ConnectionLost("gone")))
+        wait_for(lambda: pq.outage.is_on)
+        pq["apples"].count()
+        assert pausing.result()
 
 
 def test_a_job_that_was_done_when_its_lease_was_lost_is_told(at_work, queue, held, conn, caplog):

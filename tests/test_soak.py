@@ -521,6 +521,18 @@ def delivered_after_an_old_fault(story: Story) -> None:
     again(story)
 
 
+def delivered_after_another_actor_was_cut_off(story: Story) -> None:
+    without(story, "work", "complete")
+    story.tell("lease 7#1", "lease", 0.2, 1.5, FAILED, queue="leased", error="ConnectionLost")
+    again(story)
+
+
+def delivered_after_its_worker_had_been_cut_off_before(story: Story) -> None:
+    without(story, "work", "complete")
+    story.tell("lease 1#1", "lease", 0.1, 0.2, FAILED, queue="leased", error="ConnectionLost")
+    again(story)
+
+
 def delivered_after_its_worker_had_ended_in_time(story: Story) -> None:
     """It had to return what it had."""
     without(story, "work", "complete")
@@ -639,6 +651,8 @@ WRONG: dict[Callable[[Story], None], str] = {
     delivered_without_cause: "delivered_without_cause",
     delivered_after_another_actors_fault: "delivered_without_cause",
     delivered_after_an_old_fault: "delivered_without_cause",
+    delivered_after_another_actor_was_cut_off: "delivered_without_cause",
+    delivered_after_its_worker_had_been_cut_off_before: "delivered_without_cause",
     delivered_after_its_worker_had_ended_in_time: "delivered_without_cause",
     got_twice: "got_twice",
     late: "late",
@@ -714,7 +728,7 @@ def test_a_get_of_unknown_outcome_explains_one_missing_job():
 
 
 @pytest.mark.parametrize(
-    "why", ["its worker was killed", "the server went down", "the call failed", "unknown", "asked"]
+    "why", ["its worker was killed", "the server went down", "the call failed", "unknown", "cut off", "asked"]
 )
 def test_an_extra_delivery_is_explained_by_what_happened_to_the_first(why):
     story = good_day()
@@ -729,6 +743,8 @@ def test_an_extra_delivery_is_explained_by_what_happened_to_the_first(why):
     elif why == "unknown":
         story.of_lease("complete", of, "l", 2, 1.5, out=UNKNOWN)
         story.state.stats["leased"]["completed"] = 1
+    elif why == "cut off":
+        story.tell("lease 1#1", "lease", 0.2, 1.5, FAILED, queue="leased", error="ConnectionLost")
     else:
         story.of_lease("release", of, "l", 2, 1.5, done=True)
     again(story)

@@ -73,8 +73,8 @@ class _Line:
             pause = self._source.outage.begin(error, self._over)
         else:
             self._warn(error)
-        until = monotonic() + pause
-        while (left := min(until, self.give_up_at) - monotonic()) > 0:
+        until, over = monotonic() + pause, self._source.outage.over
+        while (left := min(until, self.give_up_at) - monotonic()) > 0 and over == self._source.outage.over:
             await async_sleep(min(left, 0.1))
         return monotonic() < self.give_up_at
 

@@ -311,8 +311,8 @@ class PQ:
         pause = self.outage.begin(error, over)
         if left <= 0:
             return False
-        until = monotonic() + min(left, pause)
-        while (pause := until - monotonic()) > 0:
+        until, over = monotonic() + min(left, pause), self.outage.over
+        while (pause := until - monotonic()) > 0 and over == self.outage.over:
             sleep(min(pause, SLICE))
             self.check_open()
         return True

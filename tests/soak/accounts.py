@@ -35,6 +35,9 @@ KILLS = ("kill worker", "end worker")
 WOKEN_WITHIN = 0.1
 FEW_WAITS = 5
 
+# How the errors of calls are called that lost their connection, or got none.
+LOST_LINK = ("ConnectionLost", "CommitUnknown", "OperationalError")
+
 
 @dataclass
 class State:
@@ -92,6 +95,8 @@ class Accounts:
         self.handed: dict[tuple[JobName, str, int], tuple[int, int, int]] = {}
         self.gets: list[Operation] = []
         self.faults: list[Operation] = []
+        # The calls of each process whose connection was lost.
+        self.cut_off: dict[str, list[Operation]] = defaultdict(list)
         self.errors: Counter[str] = Counter()
         self.figures: Counter[str] = Counter()
         for operation in operations:
@@ -105,6 +110,8 @@ class Accounts:
     def _enter(self, operation: Operation) -> None:
         if (error := operation.get("error")) is not None:
             self.errors[error] += 1
+            if error.endswith(LOST_LINK):
+                self.cut_off[operation.actor].append(operation)
         if operation.do == "fault":
             self.faults.append(operation)
             return
@@ -491,8 +498,18 @@ class Accounts:
                 self.figures[f"extra deliveries after: {fault['kind']}"] += 1
             elif any(operation.out != OK for operation in mine):
                 self.figures["extra deliveries after a call that failed, or nobody knows"] += 1
+            elif self._was_cut_off(earlier):
+                self.figures["extra deliveries as its process had lost a connection"] += 1
             else:
                 yield Violation("delivered_without_cause", f"{job}", (earlier, *mine, later))
+
+    def _was_cut_off(self, lease: Operation) -> bool:
+        """A connection of its process was lost while it had the lease.
+
+        A worker has several: one may hang from a cut that is over, while the next lease comes by another.
+        """
+        end = max(self.until(lease), lease.ended)
+        return any(lost.began < end and lost.ended > handed_since(lease) for lost in self.cut_off[lease.actor])
 
     def fault_of(self, operation: Operation, begin: float, end: float) -> Operation | None:
         """What went wrong with the operation's actor, or with all, in that time. What names the actor says most."""
