@@ -100,6 +100,9 @@ def list_command(pq: PQ, queue: str, scheduled: bool, count: int, unlimited: boo
     \b
         $ pgq-py list apples
         $ pgq-py list apples --scheduled --all --json
+
+    It is what there is at one moment: a transaction is open until the last line is read, as it is with
+    `| less`, and vacuum spares what was deleted meanwhile. Write a long list to a file.
     """
     with pq.transaction():
         jobs = pq.queue(queue, raw=True)._list_in_pages(scheduled, None if unlimited else count + 1)
