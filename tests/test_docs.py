@@ -179,6 +179,7 @@ RUN = {
 }
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("page", RUN)
 def test_every_block_runs(page: str, fresh: Database, shell: dict[str, str]) -> None:
     with Session(fresh, shell, RUN[page]) as session:
